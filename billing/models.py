@@ -1,0 +1,398 @@
+"""Plans and their frozen versions, checkouts, subscriptions, contracts, the provider inbox."""
+
+from django.conf import settings
+from django.core.validators import MinValueValidator
+from django.db import models
+
+from keys.identifiers import new_id
+
+
+class PastIncluded(models.TextChoices):
+    REFUSE = "refuse", "refuse further calls"
+    BILL = "bill", "bill further units by the price tiers"
+
+
+class TierMode(models.TextChoices):
+    GRADUATED = "graduated", "graduated: each unit at the price of its own tier"
+    VOLUME = "volume", "volume: all units at the price of the tier reached"
+    PACKAGE = "package", "package: whole packages, a started one counts"
+
+
+class Plan(models.Model):
+    """A product on the price list. What it costs and grants stands in its versions."""
+
+    class Kind(models.TextChoices):
+        FREE = "free", "free"
+        PAID = "paid", "paid, self-service"
+        ENTERPRISE = "enterprise", "enterprise: a form that reaches staff"
+
+    slug = models.SlugField(max_length=40, unique=True)
+    name = models.CharField(max_length=60)
+    tagline = models.CharField(max_length=120, blank=True)
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.PAID)
+    highlights = models.JSONField(
+        default=list, blank=True, help_text="Further lines of the price list, strings."
+    )
+    recommended = models.BooleanField(default=False)
+    listed = models.BooleanField(default=True)
+    position = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ["position", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PlanVersion(models.Model):
+    """Price and terms of a plan, frozen when published; a change is a new version."""
+
+    class Interval(models.TextChoices):
+        MONTH = "month", "monthly"
+        YEAR = "year", "yearly"
+
+    plan = models.ForeignKey(Plan, models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    currency = models.CharField(max_length=3, default="USD", help_text="ISO 4217, upper case.")
+    interval = models.CharField(max_length=5, choices=Interval, default=Interval.MONTH)
+    base_price_minor = models.PositiveBigIntegerField(
+        default=0, help_text="Minor units: 5000 is $50.00."
+    )
+    rate_per_second = models.PositiveIntegerField(default=5, validators=[MinValueValidator(1)])
+    burst = models.PositiveIntegerField(
+        default=10, validators=[MinValueValidator(1)], help_text="Calls at once."
+    )
+    test_quota_per_day = models.PositiveIntegerField(default=200)
+    key_limit = models.PositiveSmallIntegerField(default=10)
+    features = models.JSONField(default=list, blank=True)
+    published_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["plan", "-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["plan", "number"], name="planversion_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.plan.name}, version {self.number}"
+
+
+class PlanMeter(models.Model):
+    """What a plan version includes of one meter and what happens past it."""
+
+    version = models.ForeignKey(PlanVersion, models.CASCADE, related_name="meters")
+    meter = models.ForeignKey("gateway.Meter", models.PROTECT, related_name="+")
+    included_units = models.PositiveBigIntegerField(help_text="Per billing period.")
+    past_included = models.CharField(
+        max_length=6, choices=PastIncluded, default=PastIncluded.REFUSE
+    )
+    tier_mode = models.CharField(max_length=9, choices=TierMode, default=TierMode.GRADUATED)
+    tiers = models.JSONField(
+        default=list,
+        blank=True,
+        help_text=(
+            "Units past the included ones: "
+            '[{"up_to": 10000, "price": "6.00", "per": 1000}, …, {"up_to": null, …}]; '
+            "price in major units as a decimal string."
+        ),
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["version", "meter"], name="planmeter_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.included_units} {self.meter}"
+
+
+class Contract(models.Model):
+    """An enterprise customer's own terms, in place of those of any plan version."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    account = models.ForeignKey("portal.Account", models.PROTECT, related_name="contracts")
+    title = models.CharField(max_length=120, default="Enterprise agreement")
+    currency = models.CharField(max_length=3, default="USD")
+    base_price_minor = models.PositiveBigIntegerField(help_text="Per month, minor units.")
+    rate_per_second = models.PositiveIntegerField(validators=[MinValueValidator(1)])
+    burst = models.PositiveIntegerField(validators=[MinValueValidator(1)])
+    included_calls = models.PositiveBigIntegerField(help_text="Per billing period.")
+    past_included = models.CharField(
+        max_length=6, choices=PastIncluded, default=PastIncluded.BILL
+    )
+    tiers = models.JSONField(default=list, blank=True, help_text="As in a plan version.")
+    sla_text = models.TextField(blank=True)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-starts_at"]
+
+    def __str__(self) -> str:
+        return f"{self.title} of {self.account}"
+
+
+class EnterpriseRequest(models.Model):
+    """A visitor's or customer's wish for own terms, for staff to answer."""
+
+    class State(models.TextChoices):
+        NEW = "new", "new"
+        ANSWERED = "answered", "answered"
+        CLOSED = "closed", "closed"
+
+    name = models.CharField(max_length=120)
+    email = models.EmailField()
+    company = models.CharField(max_length=120)
+    calls_per_month = models.CharField(max_length=40, blank=True)
+    message = models.TextField(max_length=4000)
+    account = models.ForeignKey(
+        "portal.Account", models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    state = models.CharField(max_length=10, choices=State, default=State.NEW)
+    created_at = models.DateTimeField(auto_now_add=True)
+    announced_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.company}: {self.email}"
+
+
+class Checkout(models.Model):
+    """One visit to a provider's hosted checkout.
+
+    open → completed | failed | expired | superseded. `open` includes delayed payment: the
+    provider has the order and not yet the money.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open", "open"
+        COMPLETED = "completed", "completed"
+        FAILED = "failed", "failed"
+        EXPIRED = "expired", "expired"
+        SUPERSEDED = "superseded", "cancelled and refunded: the account had a subscription"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    account = models.ForeignKey("portal.Account", models.CASCADE, related_name="checkouts")
+    version = models.ForeignKey(PlanVersion, models.PROTECT, related_name="+")
+    provider = models.CharField(max_length=20)
+    provider_session_id = models.CharField(max_length=255, blank=True)
+    url = models.URLField(max_length=2000, blank=True)
+    state = models.CharField(max_length=10, choices=State, default=State.OPEN)
+    payment_pending = models.BooleanField(default=False)
+    error = models.CharField(max_length=200, blank=True, help_text="As the provider said it.")
+    started_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField()
+    synced_at = models.DateTimeField(null=True, blank=True)
+    applied_ticket = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "provider_session_id"],
+                name="checkout_session_unique",
+                condition=~models.Q(provider_session_id=""),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.get_state_display()})"
+
+
+class Subscription(models.Model):
+    """An account's base subscription: one that lives at most, enforced by the database.
+
+    incomplete → active ⇄ past_due → ended; active → ended. A free plan's subscription has
+    the provider `none`. States are a provider's, reduced by its adapter.
+    """
+
+    class State(models.TextChoices):
+        INCOMPLETE = "incomplete", "waiting for the first payment"
+        TRIALING = "trialing", "in trial"
+        ACTIVE = "active", "active"
+        PAST_DUE = "past_due", "payment failed, in grace"
+        ENDED = "ended", "ended"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    account = models.ForeignKey("portal.Account", models.CASCADE, related_name="subscriptions")
+    version = models.ForeignKey(PlanVersion, models.PROTECT, related_name="subscriptions")
+    provider = models.CharField(max_length=20)
+    provider_subscription_id = models.CharField(max_length=255, blank=True)
+    provider_customer_id = models.CharField(max_length=255, blank=True)
+    state = models.CharField(max_length=10, choices=State)
+    started_at = models.DateTimeField()
+    period_start = models.DateTimeField()
+    period_end = models.DateTimeField()
+    anchor_day = models.PositiveSmallIntegerField(
+        help_text="Day of the month on which periods start; shorter months end sooner."
+    )
+    cancel_at_period_end = models.BooleanField(default=False)
+    past_due_since = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    applied_ticket = models.BigIntegerField(
+        default=0, help_text="The newest fetch of the provider's state that was applied."
+    )
+    synced_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-started_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account"],
+                name="subscription_one_alive_per_account",
+                condition=~models.Q(state="ended"),
+            ),
+            models.UniqueConstraint(
+                fields=["provider", "provider_subscription_id"],
+                name="subscription_provider_id",
+                condition=~models.Q(provider_subscription_id=""),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.get_state_display()})"
+
+
+class ProviderEvent(models.Model):
+    """The inbox: one row per delivery of a provider, a hint to go and fetch its state."""
+
+    provider = models.CharField(max_length=20)
+    external_id = models.CharField(max_length=255)
+    type = models.CharField(max_length=120)
+    payload = models.JSONField()
+    received_at = models.DateTimeField()
+    processed_at = models.DateTimeField(null=True, blank=True)
+    ignored = models.BooleanField(default=False, help_text="Of no interest to Keystile.")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True, blank=True)
+    dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up; replay by hand.")
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-received_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "external_id"], name="providerevent_unique"
+            )
+        ]
+        indexes = [
+            models.Index(
+                fields=["received_at"],
+                name="providerevent_waiting",
+                condition=models.Q(processed_at__isnull=True, dead_at__isnull=True),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.type}"
+
+
+class BillingEvent(models.Model):
+    """What happened to an account's subscription, in its own words and order.
+
+    The history that staff and analytics read, and what the account must be told
+    (`announced_at` is set when the mail is out).
+    """
+
+    class Kind(models.TextChoices):
+        STARTED = "started", "subscription started"
+        RENEWED = "renewed", "renewed"
+        PLAN_CHANGED = "plan_changed", "plan changed"
+        CANCEL_PLANNED = "cancel_planned", "cancellation planned"
+        CANCEL_WITHDRAWN = "cancel_withdrawn", "cancellation withdrawn"
+        PAYMENT_FAILED = "payment_failed", "payment failed"
+        PAYMENT_RECOVERED = "payment_recovered", "payment recovered"
+        ENDED = "ended", "subscription ended"
+        DUPLICATE_REFUNDED = "duplicate_refunded", "second purchase refunded"
+        CONTRACT_CHANGED = "contract_changed", "contract changed"
+
+    account = models.ForeignKey(
+        "portal.Account", models.CASCADE, related_name="billing_events"
+    )
+    subscription = models.ForeignKey(
+        Subscription, models.CASCADE, null=True, blank=True, related_name="events"
+    )
+    kind = models.CharField(max_length=20, choices=Kind)
+    data = models.JSONField(default=dict)
+    mrr_minor = models.BigIntegerField(
+        default=0, help_text="Monthly recurring revenue of the account after the event."
+    )
+    currency = models.CharField(max_length=3, default="USD")
+    at = models.DateTimeField()
+    announced_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        indexes = [
+            models.Index(
+                fields=["at"],
+                name="billingevent_unannounced",
+                condition=models.Q(announced_at__isnull=True),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.at:%Y-%m-%d %H:%M}"
+
+
+class SandboxOrder(models.Model):
+    """The sandbox provider's own world: one hosted checkout and the subscription it became.
+
+    Read and written only by `billing.providers.sandbox`, as if it were on the other side
+    of the internet; the rest of billing sees it through the provider protocol.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open", "open"
+        PENDING = "pending", "payment pending"
+        ACTIVE = "active", "active"
+        PAST_DUE = "past_due", "past due"
+        DECLINED = "declined", "declined"
+        ENDED = "ended", "ended"
+
+    id = models.CharField(primary_key=True, max_length=40)
+    reference = models.CharField(max_length=64, help_text="The seller's checkout id.")
+    customer_id = models.CharField(max_length=40)
+    customer_email = models.EmailField()
+    description = models.CharField(max_length=200)
+    plan_reference = models.CharField(max_length=40, help_text="The seller's plan version id.")
+    amount_minor = models.PositiveBigIntegerField()
+    currency = models.CharField(max_length=3)
+    interval = models.CharField(max_length=5)
+    return_url = models.URLField(max_length=1000)
+    cancel_url = models.URLField(max_length=1000)
+    subscription_id = models.CharField(max_length=40, blank=True)
+    state = models.CharField(max_length=10, choices=State, default=State.OPEN)
+    decline_reason = models.CharField(max_length=120, blank=True)
+    period_start = models.DateTimeField(null=True)
+    period_end = models.DateTimeField(null=True)
+    cancel_at_period_end = models.BooleanField(default=False)
+    refunded = models.BooleanField(default=False)
+    ended_at = models.DateTimeField(null=True)
+    settles_at = models.DateTimeField(null=True, help_text="When a delayed payment arrives.")
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.state})"
+
+
+class SandboxDelivery(models.Model):
+    """A webhook that the sandbox sends until it is answered with 2xx, or gives up."""
+
+    id = models.CharField(primary_key=True, max_length=40)
+    order = models.ForeignKey(SandboxOrder, models.CASCADE, related_name="deliveries")
+    type = models.CharField(max_length=60)
+    created_at = models.DateTimeField()
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True)
+    delivered_at = models.DateTimeField(null=True)
+    last_status = models.PositiveSmallIntegerField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.id}"

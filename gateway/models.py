@@ -1,0 +1,237 @@
+"""What is on sale (APIs, operations, meters) and what was used of it (ledger, rollup)."""
+
+from django.db import models
+
+from keys.models import ApiKey
+
+
+
+class Meter(models.Model):
+    """A named quantity that calls consume: `calls` always exists, a seller adds others."""
+
+    name = models.SlugField(max_length=40, unique=True)
+    label = models.CharField(max_length=60, help_text="As customers read it: “rows”.")
+    description = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Api(models.Model):
+    """An HTTP API on sale, with the private upstream that answers it."""
+
+    class Unlisted(models.TextChoices):
+        REFUSE = "refuse", "refuse with unknown_operation"
+        FORWARD = "forward", "forward and meter as “other”"
+
+    slug = models.SlugField(max_length=40, unique=True, help_text="/gateway/<slug>/…")
+    name = models.CharField(max_length=80)
+    description = models.TextField(blank=True)
+    upstream_url = models.URLField(
+        max_length=500, help_text="Scheme, host, port and base path of the private backend."
+    )
+    test_upstream_url = models.URLField(
+        max_length=500, blank=True, help_text="Where test keys go; empty: the same backend."
+    )
+    upstream_headers_sealed = models.TextField(
+        blank=True,
+        editable=False,
+        help_text="Headers added to every upstream request, JSON, encrypted under FIELD_KEY.",
+    )
+    allow_private_upstream = models.BooleanField(
+        default=False, help_text="The backend may live on a private or loopback address."
+    )
+    unlisted = models.CharField(
+        max_length=8,
+        choices=Unlisted,
+        default=Unlisted.REFUSE,
+        help_text="What happens to calls that match no operation below.",
+    )
+    connect_timeout_seconds = models.PositiveSmallIntegerField(default=5)
+    first_byte_timeout_seconds = models.PositiveSmallIntegerField(default=30)
+    idle_timeout_seconds = models.PositiveSmallIntegerField(default=60)
+    total_timeout_seconds = models.PositiveSmallIntegerField(default=300)
+    max_body_bytes = models.PositiveBigIntegerField(default=100 * 1024 * 1024)
+    document = models.JSONField(
+        null=True, blank=True, editable=False, help_text="The imported OpenAPI document."
+    )
+    listed = models.BooleanField(default=True, help_text="Shown in the public docs.")
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = "API"
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Operation(models.Model):
+    """One method and path template of an API, with what a call of it costs."""
+
+    api = models.ForeignKey(Api, models.CASCADE, related_name="operations")
+    method = models.CharField(max_length=10)
+    path_template = models.CharField(max_length=300)
+    summary = models.CharField(max_length=200, blank=True)
+    weights = models.JSONField(
+        default=dict, blank=True, help_text='Units per call by meter; {} means {"calls": 1}.'
+    )
+    max_units = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Meters the backend reports, with the most that one call may use.",
+    )
+
+    class Meta:
+        ordering = ["path_template", "method"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["api", "method", "path_template"], name="operation_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path_template}"
+
+
+class Routes(models.Model):
+    """The version of everything the gateway routes by; one row, bumped by each change."""
+
+    version = models.BigIntegerField(default=1)
+    published_version = models.BigIntegerField(default=0)
+
+    class Meta:
+        verbose_name_plural = "routes"
+
+    def __str__(self) -> str:
+        return f"version {self.version}"
+
+
+class UsageEvent(models.Model):
+    """The ledger: one immutable row per admitted call, partitioned by `admitted_at`.
+
+    The table is made by SQL in the migration (declarative range partitions by month); rows
+    name their account, key and API by id only, so that the ledger outlives them.
+    """
+
+    class Outcome(models.TextChoices):
+        COMPLETED = "completed", "completed"
+        ABANDONED = "abandoned", "abandoned by a gateway that died"
+
+    pk = models.CompositePrimaryKey("id", "admitted_at")
+    id = models.UUIDField(editable=False)
+    admitted_at = models.DateTimeField()
+    recorded_at = models.DateTimeField()
+    account_id = models.UUIDField()
+    key_id = models.UUIDField()
+    api = models.CharField(max_length=40)
+    operation = models.CharField(max_length=311)
+    mode = models.CharField(max_length=4, choices=ApiKey.Mode)
+    outcome = models.CharField(max_length=9, choices=Outcome)
+    status = models.SmallIntegerField(help_text="As the client saw it; 0: abandoned.")
+    code = models.CharField(max_length=40, blank=True, help_text="The gateway's own error.")
+    billable = models.BooleanField()
+    units = models.JSONField(help_text="Units by meter, integers.")
+    metadata = models.JSONField(default=dict)
+    latency_us = models.BigIntegerField()
+    upstream_us = models.BigIntegerField()
+    request_bytes = models.BigIntegerField()
+    response_bytes = models.BigIntegerField()
+    period_start = models.DateTimeField()
+    terms_id = models.CharField(max_length=40)
+
+    class Meta:
+        managed = False
+        db_table = "gateway_usageevent"
+        ordering = ["-admitted_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.status}"
+
+
+class UsageRollup(models.Model):
+    """Usage by quarter hour, fed in the ledger's transaction by rows really inserted."""
+
+    quarter = models.DateTimeField(help_text="Start of the quarter hour of admission, UTC.")
+    account_id = models.UUIDField()
+    key_id = models.UUIDField()
+    api = models.CharField(max_length=40)
+    operation = models.CharField(max_length=311)
+    meter = models.CharField(max_length=40)
+    status_class = models.SmallIntegerField(help_text="Status divided by 100; 0: abandoned.")
+    mode = models.CharField(max_length=4, choices=ApiKey.Mode)
+    period_start = models.DateTimeField()
+    terms_id = models.CharField(max_length=40)
+    calls = models.BigIntegerField(default=0)
+    units = models.BigIntegerField(default=0)
+    billable_units = models.BigIntegerField(default=0)
+    latency_us_sum = models.BigIntegerField(default=0)
+    response_bytes_sum = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                name="rollup_unique",
+                fields=[
+                    "account_id",
+                    "quarter",
+                    "key_id",
+                    "api",
+                    "operation",
+                    "meter",
+                    "status_class",
+                    "mode",
+                    "period_start",
+                    "terms_id",
+                ],
+            )
+        ]
+        indexes = [models.Index(fields=["quarter"], name="rollup_quarter")]
+
+    def __str__(self) -> str:
+        return f"{self.quarter:%Y-%m-%d %H:%M} {self.operation}"
+
+
+class RefusalRollup(models.Model):
+    """Refused calls of known keys, by minute. Nobody is billed for these."""
+
+    minute = models.DateTimeField()
+    account_id = models.UUIDField()
+    key_id = models.UUIDField()
+    code = models.CharField(max_length=40)
+    count = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "minute", "key_id", "code"], name="refusal_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.minute:%Y-%m-%d %H:%M} {self.code}"
+
+
+class QuarantinedEntry(models.Model):
+    """A stream entry that the ledger could not store, kept for staff; never blocks the drain."""
+
+    stream_id = models.CharField(max_length=40)
+    partition = models.PositiveSmallIntegerField(default=0)
+    payload = models.BinaryField()
+    error = models.TextField()
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name_plural = "quarantined entries"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["partition", "stream_id"], name="quarantine_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.stream_id

@@ -1,0 +1,194 @@
+"""API keys, what an account may do, and the trail of what was done to keys.
+
+No row here holds a secret: a key is stored as its keyed digest, a claim link likewise.
+"""
+
+from django.conf import settings
+from django.db import models
+
+from keys.identifiers import new_id
+
+
+class Entitlement(models.Model):
+    """What an account may do at the gateway: the terms of billing, compiled to integers.
+
+    Written only by `keys.entitlements`; published to the data plane with its revision.
+    """
+
+    class State(models.TextChoices):
+        ACTIVE = "active", "active"
+        PAYMENT_REQUIRED = "payment_required", "payment required"
+        ENDED = "ended", "subscription ended"
+
+    account = models.OneToOneField(
+        "portal.Account", models.CASCADE, primary_key=True, related_name="entitlement"
+    )
+    state = models.CharField(max_length=20, choices=State, default=State.ENDED)
+    suspended = models.BooleanField(
+        default=False, help_text="Staff stopped this account: every call is refused."
+    )
+    plan_name = models.CharField(max_length=80, blank=True)
+    terms_id = models.CharField(
+        max_length=40, blank=True, help_text="What set these terms: version:7, contract:…"
+    )
+    terms = models.JSONField(
+        default=dict, help_text="keys.entitlements.Terms as JSON: rate, burst, meters."
+    )
+    periods = models.JSONField(
+        default=list,
+        help_text="Boundaries of billing periods, epoch seconds, ascending; half-open.",
+    )
+    ends_at = models.DateTimeField(
+        null=True, blank=True, help_text="Calls are refused from this moment on."
+    )
+    revision = models.BigIntegerField(default=1)
+    published_revision = models.BigIntegerField(default=0)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["account"],
+                name="entitlement_unpublished",
+                condition=models.Q(published_revision__lt=models.F("revision")),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.plan_name or 'no plan'} ({self.get_state_display()})"
+
+
+class ApiKey(models.Model):
+    """One key of an account.
+
+    unclaimed → active → revoked; an unclaimed key may be revoked too, nothing comes back.
+    `expires_at` ends a key without a state of its own (the old key of a rotation).
+    """
+
+    class Mode(models.TextChoices):
+        LIVE = "live", "live"
+        TEST = "test", "test"
+
+    class State(models.TextChoices):
+        UNCLAIMED = "unclaimed", "not claimed yet"
+        ACTIVE = "active", "active"
+        REVOKED = "revoked", "revoked"
+
+    class Origin(models.TextChoices):
+        FIRST = "first", "issued with the subscription"
+        CREATED = "created", "created by a member"
+        ROTATED = "rotated", "made by rotation"
+        CONSOLE = "console", "the portal's own, for “Try it”"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    account = models.ForeignKey("portal.Account", models.CASCADE, related_name="keys")
+    name = models.CharField(max_length=80)
+    mode = models.CharField(max_length=4, choices=Mode)
+    state = models.CharField(max_length=10, choices=State, default=State.UNCLAIMED)
+    origin = models.CharField(max_length=8, choices=Origin)
+    partition = models.PositiveSmallIntegerField(default=0)
+    digest = models.CharField(
+        max_length=64,
+        unique=True,
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="HMAC-SHA256 of the secret under the pepper, hex; empty until claimed.",
+    )
+    last_four = models.CharField(max_length=4, blank=True)
+    replaces = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="successors"
+    )
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    created_at = models.DateTimeField()
+    claimed_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    revision = models.BigIntegerField(default=1)
+    published_revision = models.BigIntegerField(default=0)
+
+    class Meta:
+        verbose_name = "API key"
+        ordering = ["-created_at"]
+        constraints = [
+            models.CheckConstraint(
+                name="apikey_claimed_has_digest",
+                condition=models.Q(state="unclaimed", digest__isnull=True)
+                | models.Q(state="active", digest__isnull=False)
+                | models.Q(state="revoked"),
+            ),
+            models.UniqueConstraint(
+                name="apikey_one_first_per_account",
+                fields=["account"],
+                condition=models.Q(origin="first"),
+            ),
+            models.UniqueConstraint(
+                name="apikey_one_console_per_account",
+                fields=["account"],
+                condition=models.Q(origin="console"),
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["id"],
+                name="apikey_unpublished",
+                condition=models.Q(published_revision__lt=models.F("revision")),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.hint})"
+
+    @property
+    def hint(self) -> str:
+        """What may be shown of the key: `ks_live_…a1b2`."""
+        return f"ks_{self.mode}_…{self.last_four}" if self.last_four else f"ks_{self.mode}_…"
+
+
+class ClaimLink(models.Model):
+    """A one-time link, mailed to the buyer, that claims one key. Only its digest is kept."""
+
+    key = models.ForeignKey(ApiKey, models.CASCADE, related_name="claim_links")
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"claim link for {self.key_id}"
+
+
+class KeyEvent(models.Model):
+    """Who did what to a key. Also what the account must be told: `announced_at` is set by mail."""
+
+    class Kind(models.TextChoices):
+        ISSUED = "issued", "issued"
+        CREATED = "created", "created"
+        CLAIMED = "claimed", "secret shown"
+        ROTATED = "rotated", "rotated"
+        REVOKED = "revoked", "revoked"
+
+    key = models.ForeignKey(ApiKey, models.CASCADE, related_name="events")
+    kind = models.CharField(max_length=10, choices=Kind)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    address = models.GenericIPAddressField(null=True, blank=True)
+    at = models.DateTimeField()
+    announced_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [
+            models.Index(
+                fields=["at"],
+                name="keyevent_unannounced",
+                condition=models.Q(announced_at__isnull=True),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,19 @@
+"""The site's ASGI entry: `/gateway/…` goes to the data plane before Django sees it."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+django_application = get_asgi_application()
+
+from gateway.asgi import application as gateway_application  # noqa: E402
+from gateway.asgi import Receive, Scope, Send  # noqa: E402
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Routes lifespan and `/gateway/…` to the gateway, everything else to Django."""
+    if scope["type"] == "lifespan" or scope["path"].startswith("/gateway/"):
+        await gateway_application(scope, receive, send)
+    else:
+        await django_application(scope, receive, send)
