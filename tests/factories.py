@@ -1,0 +1,49 @@
+"""The people and things that tests start from, made through the product's own functions."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from billing import catalogue
+from billing.models import PlanVersion
+from gateway.models import Api, Meter, Operation
+from portal.models import Account, Membership, User
+
+_serial = count(1)
+
+
+def make_user(email: str | None = None, *, password: str = "a long enough one") -> User:
+    return User.objects.create_user(email or f"user{next(_serial)}@example.com", password)
+
+
+def make_account(user: User | None = None, *, name: str = "Northwind Labs") -> Account:
+    """An account with an owner and no plan."""
+    owner = user or make_user()
+    account = Account.objects.create(name=name, billing_email=owner.email)
+    Membership.objects.create(user=owner, account=account, role=Membership.Role.OWNER)
+    return account
+
+
+def make_member(account: Account, role: str) -> User:
+    """A new user with this role in the account."""
+    user = make_user()
+    Membership.objects.create(user=user, account=account, role=role)
+    return user
+
+
+def make_plans() -> dict[str, PlanVersion]:
+    """The demo's price list: the published version of each plan by slug."""
+    catalogue.seed_demo_plans()
+    versions = PlanVersion.objects.filter(published_at__isnull=False).select_related("plan")
+    return {version.plan.slug: version for version in versions}
+
+
+def make_api(slug: str = "holidays", *, upstream_url: str = "http://127.0.0.1:9") -> Api:
+    """An API with two operations whose backend may live on loopback."""
+    Meter.objects.get_or_create(name="calls", defaults={"label": "calls"})
+    api = Api.objects.create(
+        slug=slug, name=slug.title(), upstream_url=upstream_url, allow_private_upstream=True
+    )
+    Operation.objects.create(api=api, method="GET", path_template="/v1/next/{country}")
+    Operation.objects.create(api=api, method="GET", path_template="/v1/countries")
+    return api
