@@ -1,0 +1,150 @@
+"""Carries keys and entitlements from Postgres to the data plane's records in Redis.
+
+Always after commit, never inside a transaction. A record carries its row's revision and
+never goes back to an older one; `published_revision` says which one has arrived, and beat
+publishes what lags. Decides nothing about what a key or an account may do.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import chain
+from uuid import UUID
+
+import redis
+import structlog
+from django.db import transaction
+from django.db.models import F, Q
+
+from keys import records
+from keys.models import ApiKey, Entitlement
+
+log = structlog.get_logger(__name__)
+
+# How long a dead key is answered with `revoked_key` or `expired_key`; then it is unknown.
+REMEMBERED = timedelta(days=395)
+CHUNK = 1000
+
+
+class Publication:
+    """A record on its way to the data plane. `confirmed` once it was read back from there."""
+
+    confirmed = False
+
+
+def on_commit(publish: Callable[[], bool]) -> Publication:
+    """Runs `publish` when the current transaction commits; a Redis that is away is logged.
+
+    Inside an outer transaction the publication is still unconfirmed when this returns.
+    """
+    publication = Publication()
+
+    def run() -> None:
+        try:
+            publication.confirmed = publish()
+        except redis.RedisError as error:
+            log.warning("publish.delayed", reason=str(error))
+
+    transaction.on_commit(run)
+    return publication
+
+
+def key(key_id: UUID) -> bool:
+    """Publishes a key as it is now; True once the data plane holds it. Raises RedisError."""
+    row = ApiKey.objects.get(pk=key_id)
+    if row.digest is not None and not _arrives(_key_record(row, row.digest)):
+        return False
+    ApiKey.objects.filter(pk=row.pk, revision=row.revision).update(published_revision=row.revision)
+    return True
+
+
+def entitlement(account_id: UUID, now: datetime) -> bool:
+    """Publishes what an account may do; True once the data plane holds it. Raises RedisError."""
+    row = Entitlement.objects.select_related("account").get(pk=account_id)
+    if not _arrives(_account_record(row, now)):
+        return False
+    Entitlement.objects.filter(pk=row.pk, revision=row.revision).update(
+        published_revision=row.revision
+    )
+    return True
+
+
+def lagging(now: datetime) -> int:
+    """Publishes rows whose newest revision has not arrived; how many. Raises RedisError."""
+    behind = Q(published_revision__lt=F("revision"))
+    account_ids = list(Entitlement.objects.filter(behind).values_list("pk", flat=True)[:CHUNK])
+    key_ids = list(ApiKey.objects.filter(behind).values_list("pk", flat=True)[:CHUNK])
+    for account_id in account_ids:
+        entitlement(account_id, now)
+    for key_id in key_ids:
+        key(key_id)
+    return len(account_ids) + len(key_ids)
+
+
+def everything(partition: int, now: datetime) -> int:
+    """Publishes all records of a partition, for a Redis that came back empty; how many.
+
+    Keys that died long ago are left out. Raises RedisError.
+    """
+    forgotten = Q(revoked_at__lt=now - REMEMBERED) | Q(expires_at__lt=now - REMEMBERED)
+    accounts = Entitlement.objects.filter(account__partition=partition).select_related("account")
+    keys = ApiKey.objects.filter(partition=partition).exclude(forgotten)
+    every_record = chain(
+        (_account_record(row, now) for row in accounts.iterator(CHUNK)),
+        (_key_record(row, row.digest) for row in keys.iterator(CHUNK) if row.digest),
+    )
+    pipeline = records.connection().pipeline(transaction=False)
+    count = 0
+    for count, record in enumerate(every_record, start=1):
+        records.publish_record(record, to=pipeline)
+        if count % CHUNK == 0:
+            pipeline.execute()
+    pipeline.execute()
+    return count
+
+
+def _arrives(record: records.Record) -> bool:
+    records.publish_record(record)
+    return records.is_held(record)
+
+
+def _key_record(row: ApiKey, digest: str) -> records.Record:
+    revoked = row.state == ApiKey.State.REVOKED
+    fields: dict[str, str | int] = {
+        "id": str(row.pk),
+        "account": str(row.account_id),
+        "mode": row.mode,
+        "state": "revoked" if revoked else "active",
+        "expires_ms": _epoch_ms(row.expires_at),
+        "rate": "",
+        "burst": "",
+        "quota": "",
+        "rrev": "0",
+    }
+    name = records.key_name(row.partition, digest)
+    return records.Record(name, row.revision, fields, REMEMBERED if revoked else None)
+
+
+def _account_record(row: Entitlement, now: datetime) -> records.Record:
+    periods = row.periods[max(bisect_right(row.periods, now.timestamp()) - 1, 0) :]
+    fields: dict[str, str | int] = {
+        "state": row.state,
+        "suspended": int(row.suspended),
+        "plan": row.plan_name,
+        "terms": row.terms_id,
+        "rate": row.terms.get("rate_per_second", ""),
+        "burst": row.terms.get("burst", ""),
+        "ends_ms": _epoch_ms(row.ends_at),
+        "periods": ",".join(str(boundary) for boundary in periods),
+        "test_quota": row.terms.get("test_quota_per_day", ""),
+    }
+    for meter, terms in row.terms.get("meters", {}).items():
+        fields[f"included:{meter}"] = terms["included"]
+        fields[f"limit:{meter}"] = "" if terms["limit"] is None else terms["limit"]
+        fields[f"past:{meter}"] = terms["past"]
+    name = records.account_name(row.account.partition, row.pk)
+    return records.Record(name, row.revision, fields)
+
+
+def _epoch_ms(moment: datetime | None) -> str | int:
+    return "" if moment is None else int(moment.timestamp() * 1000)

@@ -1,0 +1,140 @@
+"""Names and shapes of the data plane's records in Redis, and the way to write them.
+
+Everything of an account lives under one hash tag, `{p00}` for partition 0, so that the
+gateway's scripts touch one slot of a cluster. Shapes:
+
+key:{p00}:<digest>        hash  rev, id, account, mode, state (active|revoked), expires_ms, rate,
+                                burst, quota, rrev; "" where there is none
+account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, burst, ends_ms,
+                                periods ("b0,b1,…" epoch seconds, the current period's start
+                                first), test_quota; and by meter m: included:<m>,
+                                limit:<m> (units at which to refuse, "" none),
+                                past:<m> (refuse|bill)
+routes:{p00}              hash  version, blob
+ready:{p00}               string, present once everything above has been published
+used:{p00}:<account>:<live|test>:<period start, epoch s>:<meter>    integer
+gcra:{p00}:a:<account>, gcra:{p00}:k:<key id>                       integer, µs
+open:{p00}                hash  event id → the call as it was admitted
+due:{p00}                 zset  event id → deadline, epoch ms
+usage:{p00}               stream of settled calls (gateway.entries)
+refused:{p00}             hash  "account|key|code|minute, epoch s" → count
+refusals:{p00}:<account>  list of JSON, the newest first, for a day
+
+Knows no model: what goes into a record is for `keys.publish` and the gateway to say.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import redis
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+PARTITIONS = (0,)
+
+# Keeps a newer revision; else replaces the record as a whole, so that no field outlives its
+# meter. ARGV: revision, lifetime in ms or "" (for good), then field, value, …
+PUBLISH = """
+local held = redis.call('HGET', KEYS[1], 'rev')
+if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'rev', ARGV[1], unpack(ARGV, 3))
+if ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1
+"""
+
+
+@cache
+def connection() -> redis.Redis:
+    """The process's synchronous client; answers are bytes. Raises `redis.RedisError`.
+
+    Gives up after 2 seconds, once repeated: everything sent through it may be repeated.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
+        settings.REDIS_URL,
+        max_connections=8,
+        timeout=2,
+        socket_timeout=2,
+        socket_connect_timeout=2,
+        retry=Retry(NoBackoff(), 1),
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A hash to be published: its name, its row's revision and fields, how long it lives."""
+
+    name: str
+    revision: int
+    fields: Mapping[str, str | int]
+    lifetime: timedelta | None = None
+
+
+def publish_record(record: Record, to: redis.Redis | None = None) -> None:
+    """Writes the record unless Redis holds a newer revision of it.
+
+    `to` may be a pipeline, which then runs it with its other commands.
+    """
+    lifetime = record.lifetime
+    lifetime_ms = "" if lifetime is None else lifetime // timedelta(milliseconds=1)
+    pairs: list[Any] = [part for pair in record.fields.items() for part in pair]
+    (to or connection()).eval(PUBLISH, 1, record.name, record.revision, lifetime_ms, *pairs)
+
+
+def is_held(record: Record) -> bool:
+    """Whether the data plane holds this revision of the record, or a newer one."""
+    revision = connection().hget(record.name, "rev")
+    return revision is not None and int(revision) >= record.revision
+
+
+def tag(partition: int) -> str:
+    return f"{{p{partition:02d}}}"
+
+
+def key_name(partition: int, digest: str) -> str:
+    return f"key:{tag(partition)}:{digest}"
+
+
+def account_name(partition: int, account_id: UUID) -> str:
+    return f"account:{tag(partition)}:{account_id}"
+
+
+def routes_name(partition: int) -> str:
+    return f"routes:{tag(partition)}"
+
+
+def ready_name(partition: int) -> str:
+    return f"ready:{tag(partition)}"
+
+
+def used_name(
+    partition: int, account_id: UUID, mode: str, period_start: datetime, meter: str
+) -> str:
+    start = int(period_start.timestamp())
+    return f"used:{tag(partition)}:{account_id}:{mode}:{start}:{meter}"
+
+
+def open_name(partition: int) -> str:
+    return f"open:{tag(partition)}"
+
+
+def due_name(partition: int) -> str:
+    return f"due:{tag(partition)}"
+
+
+def usage_stream(partition: int) -> str:
+    return f"usage:{tag(partition)}"
+
+
+def refused_name(partition: int) -> str:
+    return f"refused:{tag(partition)}"
+
+
+def refusals_name(partition: int, account_id: UUID) -> str:
+    return f"refusals:{tag(partition)}:{account_id}"

@@ -1,0 +1,17 @@
+"""Beat's reminder to publish what has not reached the data plane yet."""
+
+import structlog
+from celery import shared_task
+from django.utils import timezone
+
+from keys import publish
+
+log = structlog.get_logger(__name__)
+
+
+@shared_task(ignore_result=True)
+def republish() -> None:
+    """Publishes lagging keys and entitlements: those of a revocation that was not confirmed."""
+    count = publish.lagging(timezone.now())
+    if count:
+        log.info("publish.caught_up", records=count)
