@@ -1,9 +1,13 @@
 """Plans and their frozen versions, checkouts, subscriptions, contracts, the provider inbox."""
 
+from typing import Any
+
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 
+from billing import rating
 from keys.identifiers import new_id
 
 
@@ -16,6 +20,21 @@ class TierMode(models.TextChoices):
     GRADUATED = "graduated", "graduated: each unit at the price of its own tier"
     VOLUME = "volume", "volume: all units at the price of the tier reached"
     PACKAGE = "package", "package: whole packages, a started one counts"
+
+
+_FROZEN = "A published version is a promise and never changes: make a new version."
+
+
+def _check_tiers(past_included: str, mode: str, tiers: Any) -> None:
+    """ValidationError on `tiers` where they can't be rated, or are missing or in vain."""
+    try:
+        parsed = rating.parse_tiers(tiers, mode)
+    except ValueError as error:
+        raise ValidationError({"tiers": str(error)}) from error
+    if bool(parsed) != (past_included == PastIncluded.BILL):
+        raise ValidationError(
+            {"tiers": "Prices are needed to bill past what is included, and only then."}
+        )
 
 
 class Plan(models.Model):
@@ -45,7 +64,11 @@ class Plan(models.Model):
 
 
 class PlanVersion(models.Model):
-    """Price and terms of a plan, frozen when published; a change is a new version."""
+    """Price and terms of a plan, frozen when published; a change is a new version.
+
+    `billing.catalogue.publish` publishes. A trigger in the database refuses what gets past
+    the checks here.
+    """
 
     class Interval(models.TextChoices):
         MONTH = "month", "monthly"
@@ -77,6 +100,19 @@ class PlanVersion(models.Model):
     def __str__(self) -> str:
         return f"{self.plan.name}, version {self.number}"
 
+    def save(self, **options: Any) -> None:
+        self.clean()
+        super().save(**options)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the stored row is published: customers rely on what it says."""
+        return PlanVersion.objects.filter(pk=self.pk, published_at__isnull=False).exists()
+
+    def clean(self) -> None:
+        if self.frozen:
+            raise ValidationError(_FROZEN)
+
 
 class PlanMeter(models.Model):
     """What a plan version includes of one meter and what happens past it."""
@@ -106,11 +142,22 @@ class PlanMeter(models.Model):
     def __str__(self) -> str:
         return f"{self.included_units} {self.meter}"
 
+    def save(self, **options: Any) -> None:
+        self.clean()
+        super().save(**options)
+
+    def clean(self) -> None:
+        if self.version.frozen:
+            raise ValidationError(_FROZEN)
+        _check_tiers(self.past_included, self.tier_mode, self.tiers)
+
 
 class Contract(models.Model):
-    """An enterprise customer's own terms, in place of those of any plan version."""
+    """An enterprise customer's own terms, in place of those of any plan version.
 
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    Whoever saves or deletes one calls `billing.contracts.apply` in the same transaction.
+    """
+
     account = models.ForeignKey("portal.Account", models.PROTECT, related_name="contracts")
     title = models.CharField(max_length=120, default="Enterprise agreement")
     currency = models.CharField(max_length=3, default="USD")
@@ -119,7 +166,7 @@ class Contract(models.Model):
     burst = models.PositiveIntegerField(validators=[MinValueValidator(1)])
     included_calls = models.PositiveBigIntegerField(help_text="Per billing period.")
     past_included = models.CharField(
-        max_length=6, choices=PastIncluded, default=PastIncluded.BILL
+        max_length=6, choices=PastIncluded, default=PastIncluded.REFUSE
     )
     tiers = models.JSONField(default=list, blank=True, help_text="As in a plan version.")
     sla_text = models.TextField(blank=True)
@@ -132,6 +179,11 @@ class Contract(models.Model):
 
     def __str__(self) -> str:
         return f"{self.title} of {self.account}"
+
+    def clean(self) -> None:
+        _check_tiers(self.past_included, TierMode.GRADUATED, self.tiers)
+        if self.ends_at and self.starts_at and self.ends_at <= self.starts_at:
+            raise ValidationError({"ends_at": "The end lies after the start."})
 
 
 class EnterpriseRequest(models.Model):
@@ -190,6 +242,9 @@ class Checkout(models.Model):
     created_at = models.DateTimeField()
     synced_at = models.DateTimeField(null=True, blank=True)
     applied_ticket = models.BigIntegerField(default=0)
+    refunded_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the provider had paid back a superseded one."
+    )
 
     class Meta:
         ordering = ["-created_at"]
@@ -208,12 +263,20 @@ class Checkout(models.Model):
 class Subscription(models.Model):
     """An account's base subscription: one that lives at most, enforced by the database.
 
-    incomplete → active ⇄ past_due → ended; active → ended. A free plan's subscription has
-    the provider `none`. States are a provider's, reduced by its adapter.
+        (start) → trialing → active ⇄ past_due → ended
+        (start) → active;  trialing → past_due;  trialing, active → ended
+
+    Nothing leaves `ended`: who pays again gets a new row. `billing.subscriptions` makes the
+    moves and refuses others. States are a provider's, reduced by its adapter; a free plan's
+    subscription has the provider `none`. Money that is still on its way is the checkout's
+    matter: there is no subscription before the first payment.
     """
 
+    class Overage(models.TextChoices):
+        BILL = "bill", "bill further units"
+        STOP = "stop", "stop at what is included"
+
     class State(models.TextChoices):
-        INCOMPLETE = "incomplete", "waiting for the first payment"
         TRIALING = "trialing", "in trial"
         ACTIVE = "active", "active"
         PAST_DUE = "past_due", "payment failed, in grace"
@@ -233,6 +296,15 @@ class Subscription(models.Model):
         help_text="Day of the month on which periods start; shorter months end sooner."
     )
     cancel_at_period_end = models.BooleanField(default=False)
+    overage = models.CharField(
+        max_length=4,
+        choices=Overage,
+        default=Overage.BILL,
+        help_text="The customer's choice where the plan bills past what it includes.",
+    )
+    started_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     past_due_since = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
     applied_ticket = models.BigIntegerField(
@@ -247,6 +319,11 @@ class Subscription(models.Model):
                 fields=["account"],
                 name="subscription_one_alive_per_account",
                 condition=~models.Q(state="ended"),
+            ),
+            models.UniqueConstraint(
+                fields=["started_by"],
+                name="subscription_one_free_per_user",
+                condition=models.Q(provider="none") & ~models.Q(state="ended"),
             ),
             models.UniqueConstraint(
                 fields=["provider", "provider_subscription_id"],
@@ -277,9 +354,7 @@ class ProviderEvent(models.Model):
     class Meta:
         ordering = ["-received_at"]
         constraints = [
-            models.UniqueConstraint(
-                fields=["provider", "external_id"], name="providerevent_unique"
-            )
+            models.UniqueConstraint(fields=["provider", "external_id"], name="providerevent_unique")
         ]
         indexes = [
             models.Index(
@@ -312,9 +387,7 @@ class BillingEvent(models.Model):
         DUPLICATE_REFUNDED = "duplicate_refunded", "second purchase refunded"
         CONTRACT_CHANGED = "contract_changed", "contract changed"
 
-    account = models.ForeignKey(
-        "portal.Account", models.CASCADE, related_name="billing_events"
-    )
+    account = models.ForeignKey("portal.Account", models.CASCADE, related_name="billing_events")
     subscription = models.ForeignKey(
         Subscription, models.CASCADE, null=True, blank=True, related_name="events"
     )
@@ -344,8 +417,8 @@ class BillingEvent(models.Model):
 class SandboxOrder(models.Model):
     """The sandbox provider's own world: one hosted checkout and the subscription it became.
 
-    Read and written only by `billing.providers.sandbox`, as if it were on the other side
-    of the internet; the rest of billing sees it through the provider protocol.
+    Read and written only by `billing.sandbox` and its adapter, as if it were on the other
+    side of the internet; the rest of billing sees it through the provider protocol.
     """
 
     class State(models.TextChoices):
@@ -372,6 +445,7 @@ class SandboxOrder(models.Model):
     decline_reason = models.CharField(max_length=120, blank=True)
     period_start = models.DateTimeField(null=True)
     period_end = models.DateTimeField(null=True)
+    anchor_day = models.PositiveSmallIntegerField(null=True)
     cancel_at_period_end = models.BooleanField(default=False)
     refunded = models.BooleanField(default=False)
     ended_at = models.DateTimeField(null=True)

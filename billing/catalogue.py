@@ -1,0 +1,197 @@
+"""The price list: which plan versions are on sale, what they promise, how one is published.
+
+A plan's current version is its newest published one of an interval and currency. Older ones
+live on under the customers who bought them. Nothing here changes a published version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+
+from billing import money, rating
+from billing.models import PastIncluded, Plan, PlanMeter, PlanVersion
+from gateway.models import Meter
+
+CALLS = "calls"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A plan as visitors see it; an enterprise plan has no version, a form takes its place."""
+
+    plan: Plan
+    version: PlanVersion | None
+    price: str
+    lines: tuple[str, ...]
+
+    @property
+    def per(self) -> str:
+        """What follows the price: “a month”, “a year”, or nothing."""
+        if self.version is None or self.version.base_price_minor == 0:
+            return ""
+        return f"a {self.version.interval}"
+
+
+def offers() -> list[Offer]:
+    """The listed plans in the price list's order, each with its current monthly version.
+
+    A plan that should have a version and has none published yet is left out.
+    """
+    listed = Plan.objects.filter(listed=True)
+    found = [(plan, current(plan.slug)) for plan in listed]
+    return [
+        Offer(plan, version, _price(version), (*promises(version), *plan.highlights))
+        for plan, version in found
+        if version is not None or plan.kind == Plan.Kind.ENTERPRISE
+    ]
+
+
+def current(
+    slug: str, *, interval: str = PlanVersion.Interval.MONTH, currency: str = "USD"
+) -> PlanVersion | None:
+    """The version that somebody who buys this plan now would get."""
+    return (
+        PlanVersion.objects.filter(
+            plan__slug=slug,
+            interval=interval,
+            currency=currency,
+            published_at__isnull=False,
+        )
+        .select_related("plan")
+        .prefetch_related("meters__meter")
+        .order_by("-number")
+        .first()
+    )
+
+
+def for_sale(version: PlanVersion) -> bool:
+    """Whether a visitor may buy exactly this version in a checkout."""
+    return (
+        version.plan.kind == Plan.Kind.PAID
+        and version.plan.listed
+        and version == current(
+            version.plan.slug, interval=version.interval, currency=version.currency
+        )
+    )  # fmt: skip
+
+
+def promises(version: PlanVersion | None) -> tuple[str, ...]:
+    """What a version grants, in the price list's words: “10,000 calls a month”, …"""
+    if version is None:
+        return ()
+    quantities: list[str] = []
+    beyond: list[str] = []
+    for meter in version.meters.select_related("meter"):
+        label = meter.meter.label
+        quantities.append(f"{meter.included_units:,} {label} a month")
+        if meter.past_included == PastIncluded.BILL:
+            tier = rating.parse_tiers(meter.tiers, meter.tier_mode)[0]
+            price = money.decimal_text(tier.price, version.currency, short=True)
+            of = "" if meter.meter.name == CALLS else f" {label}"
+            beyond.append(f"Then {price} per {tier.per:,}{of}, or stop")
+    return (*quantities, f"{version.rate_per_second:,} calls a second", *beyond)
+
+
+def publish(version: PlanVersion, now: datetime) -> None:
+    """Freezes a version and puts it on sale; a version published before stays as it is.
+
+    ValidationError when it says nothing of calls, or has prices that can't be rated.
+    """
+    with transaction.atomic():
+        draft = PlanVersion.objects.select_for_update().get(pk=version.pk)
+        if draft.published_at is None:
+            meters = list(draft.meters.select_related("meter"))
+            if CALLS not in {meter.meter.name for meter in meters}:
+                raise ValidationError("A version says how many calls it includes.")
+            for meter in meters:
+                meter.full_clean()
+            PlanVersion.objects.filter(pk=draft.pk).update(published_at=now)
+    version.refresh_from_db(fields=["published_at"])
+
+
+def _price(version: PlanVersion | None) -> str:
+    if version is None:
+        return "Custom"
+    return money.text(version.base_price_minor, version.currency, short=True)
+
+
+@dataclass(frozen=True)
+class _DemoPlan:
+    slug: str
+    name: str
+    tagline: str
+    kind: str
+    highlights: tuple[str, ...]
+    base_price_minor: int = 0
+    included_calls: int = 0
+    rate_per_second: int = 0
+    price_per_1000: str = ""
+    key_limit: int = 10
+    recommended: bool = False
+
+
+_DEMO_PLANS = (
+    _DemoPlan(
+        "free", "Free", "To try it out", Plan.Kind.FREE, ("Test keys",),
+        included_calls=500, rate_per_second=5, key_limit=3,
+    ),
+    _DemoPlan(
+        "basic", "Basic", "For a product with users", Plan.Kind.PAID,
+        ("Test keys, key rotation with overlap",),
+        base_price_minor=50_00, included_calls=10_000, rate_per_second=20, price_per_1000="6.00",
+    ),
+    _DemoPlan(
+        "pro", "Pro", "For a business that relies on it", Plan.Kind.PAID,
+        ("Room for a whole team’s keys",),
+        base_price_minor=200_00, included_calls=100_000, rate_per_second=100,
+        price_per_1000="2.00", key_limit=50, recommended=True,
+    ),
+    _DemoPlan(
+        "enterprise", "Enterprise", "Your terms", Plan.Kind.ENTERPRISE,
+        ("Own limits and prices", "Service level in writing", "Invoice, dedicated support"),
+    ),
+)  # fmt: skip
+
+
+def seed_demo_plans() -> None:
+    """The demo's price list, once: plans that exist already are left alone."""
+    calls, _ = Meter.objects.get_or_create(name=CALLS, defaults={"label": "calls"})
+    for position, demo in enumerate(_DEMO_PLANS):
+        plan, new = Plan.objects.get_or_create(
+            slug=demo.slug,
+            defaults={
+                "name": demo.name,
+                "tagline": demo.tagline,
+                "kind": demo.kind,
+                "highlights": list(demo.highlights),
+                "recommended": demo.recommended,
+                "position": position,
+            },
+        )
+        if new and demo.kind != Plan.Kind.ENTERPRISE:
+            _seed_version(plan, demo, calls)
+
+
+def _seed_version(plan: Plan, demo: _DemoPlan, calls: Meter) -> None:
+    version = PlanVersion.objects.create(
+        plan=plan,
+        number=1,
+        base_price_minor=demo.base_price_minor,
+        rate_per_second=demo.rate_per_second,
+        burst=demo.rate_per_second,
+        key_limit=demo.key_limit,
+    )
+    tier = {"up_to": None, "price": demo.price_per_1000, "per": 1000}
+    PlanMeter.objects.create(
+        version=version,
+        meter=calls,
+        included_units=demo.included_calls,
+        past_included=PastIncluded.BILL if demo.price_per_1000 else PastIncluded.REFUSE,
+        tiers=[tier] if demo.price_per_1000 else [],
+    )
+    publish(version, timezone.now())
