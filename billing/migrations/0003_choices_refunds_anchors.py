@@ -42,6 +42,11 @@ class Migration(migrations.Migration):
             field=models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID'),
         ),
         migrations.AlterField(
+            model_name='contract',
+            name='past_included',
+            field=models.CharField(choices=[('refuse', 'refuse further calls'), ('bill', 'bill further units by the price tiers')], default='refuse', max_length=6),
+        ),
+        migrations.AlterField(
             model_name='subscription',
             name='state',
             field=models.CharField(choices=[('trialing', 'in trial'), ('active', 'active'), ('past_due', 'payment failed, in grace'), ('ended', 'ended')], max_length=10),
