@@ -132,9 +132,7 @@ def _locked(account_id: UUID) -> Entitlement:
     return Entitlement.objects.select_for_update(of=("self",)).get(account_id=account_id)
 
 
-def _write(
-    entitlement: Entitlement, wanted: dict[str, Any], now: datetime
-) -> publish.Publication:
+def _write(entitlement: Entitlement, wanted: dict[str, Any], now: datetime) -> publish.Publication:
     for name, value in wanted.items():
         setattr(entitlement, name, value)
     entitlement.revision += 1

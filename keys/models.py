@@ -147,6 +147,11 @@ class ApiKey(models.Model):
         """What may be shown of the key: `ks_live_…a1b2`."""
         return f"ks_{self.mode}_…{self.last_four}" if self.last_four else f"ks_{self.mode}_…"
 
+    @property
+    def is_published(self) -> bool:
+        """Whether the data plane has confirmed the row as it is, a revocation for example."""
+        return self.published_revision >= self.revision
+
 
 class ClaimLink(models.Model):
     """A one-time link, mailed to the buyer, that claims one key. Only its digest is kept."""
