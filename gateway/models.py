@@ -5,7 +5,6 @@ from django.db import models
 from keys.models import ApiKey
 
 
-
 class Meter(models.Model):
     """A named quantity that calls consume: `calls` always exists, a seller adds others."""
 
@@ -114,8 +113,9 @@ class Routes(models.Model):
 class UsageEvent(models.Model):
     """The ledger: one immutable row per admitted call, partitioned by `admitted_at`.
 
-    The table is made by SQL in the migration (declarative range partitions by month); rows
-    name their account, key and API by id only, so that the ledger outlives them.
+    The migration makes the table by SQL and `gateway.partitions` its months; rows name their
+    account, key and API by id only, so that the ledger outlives them. Written by
+    `gateway.ledger`, read through `gateway.usage`.
     """
 
     class Outcome(models.TextChoices):
@@ -145,16 +145,20 @@ class UsageEvent(models.Model):
     terms_id = models.CharField(max_length=40)
 
     class Meta:
-        managed = False
-        db_table = "gateway_usageevent"
         ordering = ["-admitted_at", "-id"]
+        indexes = [models.Index(fields=["account_id", "-admitted_at"], name="usageevent_recent")]
 
     def __str__(self) -> str:
         return f"{self.operation} {self.status}"
 
 
 class UsageRollup(models.Model):
-    """Usage by quarter hour, fed in the ledger's transaction by rows really inserted."""
+    """Usage by quarter hour, fed in the ledger's transaction by rows really inserted.
+
+    A call has one row per meter it used and always one for the meter `calls`, which alone
+    counts it: `calls`, `latency_us_sum` and `response_bytes_sum` are 0 on every other
+    meter's rows, so that a sum over all rows counts each call once.
+    """
 
     quarter = models.DateTimeField(help_text="Start of the quarter hour of admission, UTC.")
     account_id = models.UUIDField()

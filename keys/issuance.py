@@ -277,7 +277,7 @@ def _new_active(
         digest=tokens.digest(token.text),
         last_four=token.last_four,
         replaces=replaces,
-        created_by_id=actor and actor.pk,
+        created_by_id=None if actor is None else actor.pk,
         created_at=now,
         claimed_at=now,
     )
@@ -311,5 +311,6 @@ def _record(
     actor: AbstractBaseUser | None = None,
     address: str | None = None,
 ) -> None:
-    key.events.create(kind=kind, actor_id=actor and actor.pk, address=address, at=at)
+    actor_id = None if actor is None else actor.pk
+    key.events.create(kind=kind, actor_id=actor_id, address=address, at=at)
     log.info(f"key.{kind}", key=str(key.pk), account=str(key.account_id))
