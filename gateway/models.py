@@ -29,10 +29,10 @@ class Api(models.Model):
     slug = models.SlugField(max_length=40, unique=True, help_text="/gateway/<slug>/…")
     name = models.CharField(max_length=80)
     description = models.TextField(blank=True)
-    upstream_url = models.URLField(
+    upstream_url = models.CharField(
         max_length=500, help_text="Scheme, host, port and base path of the private backend."
     )
-    test_upstream_url = models.URLField(
+    test_upstream_url = models.CharField(
         max_length=500, blank=True, help_text="Where test keys go; empty: the same backend."
     )
     upstream_headers_sealed = models.TextField(

@@ -97,7 +97,7 @@ def read(text: bytes) -> Document:
     validator = VALIDATORS[_version(raw)]
     _check_structure(validator, raw)
     _check_references(raw)
-    _check_paths(raw.get("paths", {}))
+    check_paths(raw.get("paths", {}))
     _check_meaning(validator, raw)
     operations = tuple(_operations(raw))
     if not operations:
@@ -236,7 +236,7 @@ def _at(document: Mapping[str, Any], pointer: str) -> Any:
     return value
 
 
-def _check_paths(paths: Iterable[str]) -> None:
+def check_paths(paths: Iterable[str]) -> None:
     """Refuse templates that the gateway could not tell apart or could never match."""
     template_by_shape: dict[str, str] = {}
     for template in paths:

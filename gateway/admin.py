@@ -1,0 +1,230 @@
+"""The staff's view of what is on sale and of what was used: APIs, meters, rollups, quarantine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from auditlog.registry import auditlog
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from gateway import catalogue, openapi, routes
+from gateway.forms import ApiForm, OperationForm, OperationFormSet
+from gateway.models import (
+    Api,
+    Meter,
+    Operation,
+    QuarantinedEntry,
+    RefusalRollup,
+    Routes,
+    UsageRollup,
+)
+from keys.desk import CappedPaginator, Desk, Facts, tag
+from keys.typed import TabularInline
+
+auditlog.register(Api, exclude_fields=["document", "upstream_headers_sealed"])
+auditlog.register(Operation)
+auditlog.register(Meter)
+
+
+def routes_are_published() -> bool:
+    row = Routes.objects.first()
+    return row is not None and row.published_version >= row.version
+
+
+class OperationInline(TabularInline[Operation, Api]):
+    """Operations; those of an imported document change with the next import only, their cost
+    here."""
+
+    model = Operation
+    form = OperationForm
+    formset = OperationFormSet
+    extra = 0
+    show_change_link = False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Api | None = None) -> tuple[str, ...]:
+        imported = obj is not None and obj.document is not None
+        return ("method", "path_template", "summary") if imported else ()
+
+    def has_add_permission(self, request: HttpRequest, obj: Api | None = None) -> bool:
+        return (obj is None or obj.document is None) and super().has_add_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Api | None = None) -> bool:
+        return (obj is None or obj.document is None) and super().has_delete_permission(request, obj)
+
+
+@admin.register(Api)
+class ApiAdmin(Desk[Api]):
+    """APIs on sale. Whatever is saved here holds from the next call on."""
+
+    form = ApiForm
+    inlines = (OperationInline,)
+    change_list_template = "admin/api_change_list.html"
+    change_form_template = "admin/api_change_form.html"
+    list_display = ("name", "slug", "upstream_url", "operation_count", "standing", "listed")
+    list_filter = ("enabled", "listed")
+    search_fields = ("name", "slug", "upstream_url", "operations__path_template")
+    prepopulated_fields = {"slug": ("name",)}
+    fieldsets = (
+        (None, {"fields": ("name", "slug", "description", ("enabled", "listed"), "unlisted")}),
+        (
+            "Backend",
+            {
+                "fields": (
+                    "upstream_url",
+                    "test_upstream_url",
+                    "allow_private_upstream",
+                    "headers_set",
+                    "upstream_headers",
+                    "remove_upstream_headers",
+                )
+            },
+        ),
+        (
+            "Limits of one call",
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    ("connect_timeout_seconds", "first_byte_timeout_seconds"),
+                    ("idle_timeout_seconds", "total_timeout_seconds"),
+                    "max_body_bytes",
+                ),
+            },
+        ),
+    )
+    readonly_fields = ("headers_set",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Api]:
+        return super().get_queryset(request).defer("document").annotate(of_it=Count("operations"))
+
+    def get_prepopulated_fields(
+        self, request: HttpRequest, obj: Api | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        return {} if obj else dict(self.prepopulated_fields)
+
+    @admin.display(description="operations", ordering="of_it")
+    def operation_count(self, api: Api) -> int:
+        return api.of_it  # type: ignore[attr-defined, no-any-return]
+
+    @admin.display(description="state", ordering="enabled")
+    def standing(self, api: Api) -> SafeString:
+        return tag("on sale", "ok") if api.enabled else tag("off", "warn")
+
+    @admin.display(description="upstream headers set")
+    def headers_set(self, api: Api) -> str:
+        names = catalogue.sealed_header_names(api)
+        if not names:
+            return "none"
+        return format_html("{} (values are encrypted and not shown)", ", ".join(names))
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        catalogue.make_meters([openapi.CALLS])
+        routes.bump()
+        transaction.on_commit(lambda: self.say_published(request))
+
+    def say_published(self, request: HttpRequest) -> None:
+        if not routes_are_published():
+            messages.warning(
+                request,
+                "Saved, and the gateway has not confirmed it yet; publishing is repeated "
+                "every few seconds.",
+            )
+
+    def delete_model(self, request: HttpRequest, obj: Api) -> None:
+        super().delete_model(request, obj)
+        routes.bump()
+
+
+@admin.register(Meter)
+class MeterAdmin(Desk[Meter]):
+    list_display = ("name", "label", "description")
+    search_fields = ("name", "label")
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: Meter | None = None
+    ) -> tuple[str, ...]:
+        """A meter's name stands in the ledger: it is given once."""
+        return ("name",) if obj else ()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Meter | None = None) -> bool:
+        if obj is not None and obj.name == openapi.CALLS:
+            return False
+        return super().has_delete_permission(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Meter, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        routes.bump()
+
+    def delete_model(self, request: HttpRequest, obj: Meter) -> None:
+        super().delete_model(request, obj)
+        routes.bump()
+
+
+class ByApi(admin.SimpleListFilter):
+    title = "API"
+    parameter_name = "api"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(Api.objects.values_list("slug", "name"))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(api=self.value()) if self.value() else queryset
+
+
+@admin.register(UsageRollup)
+class UsageRollupAdmin(Facts[UsageRollup]):
+    """Quarter hours as the ledger summed them, one row per meter."""
+
+    list_display = (
+        "quarter",
+        "account_id",
+        "api",
+        "operation",
+        "meter",
+        "status",
+        "mode",
+        "calls",
+        "units",
+        "billable_units",
+    )
+    list_filter = ("quarter", ByApi, "meter", "mode", "status_class")
+    search_fields = ("account_id__exact", "key_id__exact")
+    search_help_text = "Id of an account or of a key."
+    ordering = ("-quarter", "-id")
+    paginator = CappedPaginator
+
+    @admin.display(description="status", ordering="status_class")
+    def status(self, rollup: UsageRollup) -> str:
+        return f"{rollup.status_class}xx" if rollup.status_class else "abandoned"
+
+
+@admin.register(RefusalRollup)
+class RefusalRollupAdmin(Facts[RefusalRollup]):
+    list_display = ("minute", "account_id", "key_id", "code", "count")
+    list_filter = ("minute", "code")
+    search_fields = ("account_id__exact", "key_id__exact")
+    search_help_text = "Id of an account or of a key."
+    ordering = ("-minute", "-id")
+    paginator = CappedPaginator
+
+
+@admin.register(QuarantinedEntry)
+class QuarantinedEntryAdmin(Facts[QuarantinedEntry]):
+    """What the ledger could not store. The calls were made; they are in no bill."""
+
+    list_display = ("at", "stream_id", "partition", "error")
+    list_filter = ("at",)
+    search_fields = ("stream_id__exact", "error")
+    ordering = ("-at",)
+    paginator = CappedPaginator
+    fields = ("at", "stream_id", "partition", "error", "content")
+
+    @admin.display(description="payload")
+    def content(self, entry: QuarantinedEntry) -> SafeString:
+        text = bytes(entry.payload).decode("utf-8", errors="backslashreplace")
+        return format_html("<pre>{}</pre>", text[:20_000])

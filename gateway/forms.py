@@ -1,0 +1,165 @@
+"""What staff write about APIs and operations, judged before it is stored.
+
+A form for hands has the rules of an imported document; both are `gateway.openapi`'s and
+`gateway.catalogue`'s. Upstream headers go in and never come out again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django import forms
+from django.core.exceptions import ValidationError
+
+from gateway import catalogue, openapi
+from gateway.models import Api, Meter, Operation
+from keys.typed import BaseInlineFormSet, ModelForm
+
+Judged = TypeVar("Judged")
+
+
+class WriteOnly(forms.Textarea):
+    """Takes a secret and never gives it back, not even to a form with errors."""
+
+    def get_context(self, name: str, value: Any, attrs: dict[str, Any] | None) -> dict[str, Any]:
+        return super().get_context(name, "", attrs)
+
+
+class ApiForm(ModelForm[Api]):
+    """An API's settings; the upstream headers can be replaced or removed and never read."""
+
+    upstream_headers = forms.CharField(
+        required=False,
+        label="Replace upstream headers",
+        widget=WriteOnly(attrs={"rows": 3, "autocomplete": "off", "spellcheck": "false"}),
+        help_text=(
+            "One per line, Name: value. Added to every upstream request and stored encrypted. "
+            "What you write replaces all of them; left empty, they stay as they are."
+        ),
+    )
+    remove_upstream_headers = forms.BooleanField(required=False, label="Remove upstream headers")
+
+    class Meta:
+        model = Api
+        fields = (
+            "name",
+            "slug",
+            "description",
+            "enabled",
+            "listed",
+            "unlisted",
+            "upstream_url",
+            "test_upstream_url",
+            "allow_private_upstream",
+            "connect_timeout_seconds",
+            "first_byte_timeout_seconds",
+            "idle_timeout_seconds",
+            "total_timeout_seconds",
+            "max_body_bytes",
+        )
+
+    def clean_upstream_url(self) -> str:
+        return _clean(catalogue.upstream_url, self.cleaned_data["upstream_url"])
+
+    def clean_test_upstream_url(self) -> str:
+        given = self.cleaned_data["test_upstream_url"]
+        return _clean(catalogue.upstream_url, given) if given else ""
+
+    def clean_upstream_headers(self) -> dict[str, str]:
+        return _clean(catalogue.parse_headers, self.cleaned_data["upstream_headers"])
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        first, total = (
+            cleaned.get(name) for name in ("first_byte_timeout_seconds", "total_timeout_seconds")
+        )
+        if first and total and total < first:
+            self.add_error(
+                "total_timeout_seconds", "The whole call can't have less time than its first byte."
+            )
+        if cleaned.get("upstream_headers") and cleaned.get("remove_upstream_headers"):
+            self.add_error("remove_upstream_headers", "Replace the headers or remove them.")
+        return cleaned
+
+    def save(self, commit: bool = True) -> Api:
+        headers = self.cleaned_data["upstream_headers"]
+        if headers or self.cleaned_data["remove_upstream_headers"]:
+            self.instance.upstream_headers_sealed = catalogue.seal_headers(headers)
+        return super().save(commit)
+
+
+def _clean(judge: Callable[[str], Judged], given: str) -> Judged:
+    try:
+        return judge(given)
+    except catalogue.InvalidTerms as invalid:
+        raise ValidationError(str(invalid)) from None
+
+
+class OperationForm(ModelForm[Operation]):
+    class Meta:
+        model = Operation
+        fields = ("method", "path_template", "summary", "weights", "max_units")
+        widgets = {
+            "method": forms.Select(choices=[(name.upper(),) * 2 for name in openapi.METHODS]),
+            "weights": forms.TextInput,
+            "max_units": forms.TextInput,
+        }
+
+    def clean_path_template(self) -> str:
+        template: str = self.cleaned_data["path_template"]
+        try:
+            openapi.check_paths([template])
+        except openapi.InvalidDocument as invalid:
+            raise ValidationError(str(invalid)) from None
+        return template
+
+    def clean_weights(self) -> dict[str, int]:
+        return self.clean_meters("weights", openapi.MAX_WEIGHT)
+
+    def clean_max_units(self) -> dict[str, int]:
+        return self.clean_meters("max_units", openapi.MAX_UNITS)
+
+    def clean_meters(self, field: str, most: int) -> dict[str, int]:
+        """Units by meter: an object of known meters and whole numbers from 1 to `most`."""
+        value = self.cleaned_data[field] or {}
+        if not isinstance(value, dict):
+            raise ValidationError('Write units by meter, such as {"calls": 1}.')
+        unknown = set(value) - set(Meter.objects.values_list("name", flat=True))
+        if unknown:
+            raise ValidationError(f"There is no meter “{min(unknown)}”; add it under Meters first.")
+        for meter, units in value.items():
+            if type(units) is not int or not 1 <= units <= most:
+                raise ValidationError(f"“{meter}” needs a whole number from 1 to {most:,}.")
+        return value
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        weights, max_units = cleaned.get("weights") or {}, cleaned.get("max_units") or {}
+        if "calls" in max_units:
+            self.add_error("max_units", "Calls are counted by the gateway, not reported.")
+        elif both := set(weights) & set(max_units):
+            self.add_error(
+                "max_units",
+                f"“{min(both)}” is in weights already: units are known before the call or "
+                "reported after it.",
+            )
+        return cleaned
+
+
+class OperationFormSet(BaseInlineFormSet[Operation, Api, OperationForm]):
+    def clean(self) -> None:
+        super().clean()
+        shapes: dict[tuple[str, str], str] = {}
+        for form in self.forms:
+            cleaned = form.cleaned_data if form.is_valid() else {}
+            if not cleaned.get("path_template") or cleaned.get("DELETE"):
+                continue
+            template = cleaned["path_template"]
+            shape = (cleaned["method"], re.sub(r"\{[^{}]+\}", "{}", template))
+            if shapes.setdefault(shape, template) != template:
+                raise ValidationError(
+                    f"“{shapes[shape]}” and “{template}” differ in the names of their "
+                    "parameters only, so a call would match both."
+                )
