@@ -94,14 +94,18 @@ class Membership(models.Model):
 
 
 class AddressCode(models.Model):
-    """A code mailed to prove an address; only its digest is kept, for a few tries."""
+    """A user's request for a code that proves their address; only the code's digest is kept.
+
+    asked for → sent (`digest`, `expires_at`, `sent_at`) → confirmed (the row is deleted).
+    """
 
     user = models.OneToOneField(User, models.CASCADE, related_name="address_code")
     email = models.EmailField()
-    digest = models.CharField(max_length=64)
+    requested_at = models.DateTimeField()
+    digest = models.CharField(max_length=64, blank=True, editable=False)
     attempts = models.PositiveSmallIntegerField(default=0)
-    expires_at = models.DateTimeField()
-    sent_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True, blank=True)
+    sent_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
         return f"code for {self.email}"

@@ -120,6 +120,7 @@ CACHES = {
     }
 }
 DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+RATELIMIT_FAIL_OPEN = True  # with Redis away people can still sign in (portal.ratelimits)
 
 # ------------------------------------------------------------------ people
 AUTH_USER_MODEL = "portal.User"
@@ -177,6 +178,7 @@ elif DEMO:
     EMAIL_FILE_PATH = str(DATA_DIR / "mail")
 else:
     raise ImproperlyConfigured("EMAIL_URL is not set, for example smtp+tls://user:pw@host:587.")
+EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default=f"{SITE_NAME} <hello@localhost>")
 STAFF_EMAIL = env.str("STAFF_EMAIL", default="staff@example.com" if DEMO else "")
 

@@ -1,15 +1,57 @@
 """Every address of the site, room by room. `/gateway/…` is answered before Django (asgi.py)."""
 
+from allauth.account import views as account
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, path, re_path
+
+from portal import addresses, docs, pages, signup
+from portal.demo import mailbox
 
 urlpatterns: list[URLPattern | URLResolver] = [
     # public pages: landing, pricing, enterprise form, health
+    path("", pages.landing, name="landing"),
+    path("pricing", pages.pricing, name="pricing"),
+    path("pricing/", pages.pricing),
+    path("enterprise/", pages.enterprise, name="enterprise"),
+    path("enterprise/sent/", pages.enterprise_sent, name="enterprise_sent"),
+    path("healthz", pages.healthz, name="healthz"),
+    path("readyz", pages.readyz, name="readyz"),
+    path("robots.txt", pages.robots_txt, name="robots_txt"),
+    path("llms.txt", pages.llms_txt, name="llms_txt"),
+    path(".well-known/security.txt", pages.security_txt, name="security_txt"),
     # people: sign-up, login, address verification, mailbox of the demo
+    path("signup/", signup.signup, name="account_signup"),
+    path("login/", signup.login, name="account_login"),
+    path("logout/", account.logout, name="account_logout"),
+    path("inactive/", account.account_inactive, name="account_inactive"),
+    path("password/reset/", signup.password_reset, name="account_reset_password"),
+    path(
+        "password/reset/done/", account.password_reset_done, name="account_reset_password_done"
+    ),
+    path(
+        "password/reset/key/done/",
+        account.password_reset_from_key_done,
+        name="account_reset_password_from_key_done",
+    ),
+    re_path(
+        r"^password/reset/key/(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[^/]+)/$",
+        signup.set_password,
+        name="account_reset_password_from_key",
+    ),
+    path("verify/", addresses.verify, name="address_verify"),
+    path("verify/send/", addresses.send_code, name="address_send_code"),
+    path("demo/mail/", mailbox.mailbox, name="mailbox"),
+    path("demo/mail/<slug:name>/", mailbox.letter, name="letter"),
+    path("demo/mail/<slug:name>/html", mailbox.letter_html, name="letter_html"),
     # dashboard
     # keys
     # purchase: checkout, success, claim; the sandbox's own pages; webhooks
     # docs
+    path("docs/", docs.quickstart, name="docs"),
+    path("docs/authentication", docs.authentication, name="docs_authentication"),
+    path("docs/limits", docs.limits, name="docs_limits"),
+    path("docs/errors", docs.errors, name="docs_errors"),
+    path("docs/api/<slug:slug>/", docs.api, name="docs_api"),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
     # staff
     path("admin/", admin.site.urls),

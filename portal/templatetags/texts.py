@@ -1,43 +1,40 @@
 """How numbers, money and moments are written on every page and in every mail."""
 
 from datetime import datetime
-from decimal import Decimal
 
 from django import template
 from django.utils import timezone
 from django.utils.formats import date_format
 
+from billing import money as amounts
+
 register = template.Library()
 
-# Minor units per major one where it isn't 100 (ISO 4217).
-_EXPONENTS = {
-    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF"), 0),
-    **dict.fromkeys(("UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+_CURRENCIES = {
+    "USD": "US dollars",
+    "EUR": "euros",
+    "GBP": "pounds sterling",
+    "JPY": "Japanese yen",
+    "INR": "Indian rupees",
 }
-_SIGNS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥"}
-_NAMES = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds sterling", "JPY": "Japanese yen"}
 
 
 @register.filter
 def money(amount_minor: int, currency: str) -> str:
-    """Minor units as people read them: `5000` USD is `$50.00`, `500` JPY is `¥500`."""
-    exponent = _EXPONENTS.get(currency, 2)
-    amount = Decimal(amount_minor).scaleb(-exponent)
-    sign = "−" if amount < 0 else ""
-    return f"{sign}{_SIGNS.get(currency, currency + ' ')}{abs(amount):,.{exponent}f}"
+    """`5000` of USD as `$50.00`."""
+    return amounts.text(amount_minor, currency)
 
 
 @register.filter
 def price(amount_minor: int, currency: str) -> str:
-    """As `money`, without a fraction that is zero: `$50`, `$49.90`."""
-    whole, _, fraction = money(amount_minor, currency).partition(".")
-    return f"{whole}.{fraction}" if fraction.strip("0") else whole
+    """As `money`, without a fraction that is zero: `$50`."""
+    return amounts.text(amount_minor, currency, short=True)
 
 
 @register.filter
 def currency_name(currency: str) -> str:
-    return _NAMES.get(currency, currency)
+    """`USD` as `US dollars`; a currency without a name here keeps its code."""
+    return _CURRENCIES.get(currency, currency)
 
 
 @register.filter

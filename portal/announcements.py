@@ -1,0 +1,169 @@
+"""What people must be told: rows that say what happened, turned into mails, each sent once.
+
+The cause of a mail writes its row with `announced_at` empty, in its own transaction; here the
+row becomes a mail and is stamped when the mail server has taken it. One process at a time
+does this, under a lock of the database session, so no mail goes out twice side by side; a
+process killed between sending and stamping sends that one mail again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from smtplib import SMTPException
+
+import structlog
+from django.conf import settings
+from django.core.cache import cache
+from django.db import connection
+from django.db.models import Model
+from django.urls import reverse
+
+from billing.models import BillingEvent, EnterpriseRequest
+from keys import issuance
+from keys.models import ApiKey, KeyEvent
+from portal import addresses, mails
+from portal.models import Account, AddressCode
+from portal.roles import GRANTED, Capability
+
+log = structlog.get_logger(__name__)
+
+BATCH = 100
+RETRY_AFTER = timedelta(minutes=1)
+GIVE_UP_AFTER = timedelta(days=3)
+LOCK = "portal.announcements"
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A row that waits, and how it becomes a mail; `compose` answers None where none is due."""
+
+    row: Model
+    stamp: str
+    since: datetime
+    compose: Callable[[], mails.Mail | None]
+
+    @property
+    def name(self) -> str:
+        return f"{self.row._meta.label_lower}:{self.row.pk}"
+
+
+def send_waiting(now: datetime) -> int:
+    """Sends what waits, oldest first; how many rows were done with.
+
+    A mail that can't be handed over is tried again after a minute, for three days.
+    """
+    done = 0
+    with _alone() as alone:
+        if alone:
+            for announcement in _waiting(now):
+                done += _deliver(announcement, now)
+    return done
+
+
+def _deliver(announcement: Announcement, now: datetime) -> bool:
+    resting = f"announcement rests:{announcement.name}"
+    if cache.get(resting):
+        return False
+    try:
+        mail = announcement.compose()
+        if mail is not None and mail.to:
+            mails.send(mail)
+            log.info("mail.sent", announcement=announcement.name, subject=mail.subject)
+    except (OSError, SMTPException) as error:
+        if now < announcement.since + GIVE_UP_AFTER:
+            log.warning("mail.failed", announcement=announcement.name, error=str(error))
+            cache.set(resting, True, timeout=RETRY_AFTER.total_seconds())
+            return False
+        log.error("mail.given_up", announcement=announcement.name, error=str(error))
+    rows = type(announcement.row)._default_manager.filter(pk=announcement.row.pk)
+    rows.update(**{announcement.stamp: now})
+    return True
+
+
+def _waiting(now: datetime) -> Iterator[Announcement]:
+    codes = AddressCode.objects.filter(sent_at=None).select_related("user")
+    for code in codes.order_by("requested_at")[:BATCH]:
+        yield Announcement(
+            code, "sent_at", code.requested_at, lambda code=code: _address_code(code, now)
+        )
+    key_events = KeyEvent.objects.filter(announced_at=None).select_related("key__account", "actor")
+    for event in key_events.order_by("at")[:BATCH]:
+        yield Announcement(
+            event, "announced_at", event.at, lambda event=event: _key_event(event, now)
+        )
+    billing_events = BillingEvent.objects.filter(announced_at=None)
+    for happened in billing_events.select_related(
+        "account", "subscription__version__plan"
+    ).order_by("at")[:BATCH]:
+        yield Announcement(
+            happened,
+            "announced_at",
+            happened.at,
+            lambda happened=happened: _billing_event(happened),
+        )
+    for request in EnterpriseRequest.objects.filter(announced_at=None).order_by("created_at")[
+        :BATCH
+    ]:
+        yield Announcement(
+            request,
+            "announced_at",
+            request.created_at,
+            lambda request=request: _enterprise_request(request),
+        )
+
+
+def _address_code(request: AddressCode, now: datetime) -> mails.Mail:
+    code = addresses.draw(request, now=now)
+    minutes = int(addresses.LIFETIME.total_seconds() // 60)
+    return mails.compose("account/code", [request.email], {"code": code, "minutes": minutes})
+
+
+def _key_event(event: KeyEvent, now: datetime) -> mails.Mail | None:
+    if event.key.origin == ApiKey.Origin.CONSOLE or event.kind == KeyEvent.Kind.CLAIMED:
+        return None
+    context = {"event": event, "key": event.key, "account": event.key.account}
+    if event.kind == KeyEvent.Kind.ISSUED:
+        if event.key.state != ApiKey.State.UNCLAIMED:
+            return None
+        token = issuance.claim_link(event.key, now)
+        context["claim_url"] = settings.SITE_URL + reverse("claim_link", args=[token])
+        return mails.compose("key/issued", [event.key.account.billing_email], context)
+    return mails.compose(f"key/{event.kind}", _key_holders(event.key.account), context)
+
+
+def _billing_event(event: BillingEvent) -> mails.Mail:
+    context = {
+        "event": event,
+        "account": event.account,
+        "subscription": event.subscription,
+        "plan": event.subscription.version.plan if event.subscription else None,
+        "version": event.subscription.version if event.subscription else None,
+    }
+    return mails.compose(f"billing/{event.kind}", [event.account.billing_email], context)
+
+
+def _enterprise_request(request: EnterpriseRequest) -> mails.Mail | None:
+    if not settings.STAFF_EMAIL:
+        return None
+    return mails.compose("staff/enterprise_request", [settings.STAFF_EMAIL], {"wish": request})
+
+
+def _key_holders(account: Account) -> list[str]:
+    """Who may do to keys what was done: the ones to notice what they did not do."""
+    members = account.memberships.filter(role__in=GRANTED[Capability.KEYS], user__is_active=True)
+    return list(members.order_by("id").values_list("user__email", flat=True))
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    """Whether this process is the one that announces; the lock goes with the session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [LOCK])
+        (alone,) = cursor.fetchone()
+    try:
+        yield alone
+    finally:
+        if alone:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [LOCK])

@@ -1,0 +1,60 @@
+"""The public documentation: quickstart, authentication, limits, errors, API reference.
+
+What can drift is generated: the error codes from `gateway.problems`, the reference from the
+imported OpenAPI document, the sample calls from its examples.
+"""
+
+import json
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_safe
+
+from gateway import problems
+from gateway.models import Api
+from portal import samples
+
+
+def _page(request: HttpRequest, page: str, **context: Any) -> HttpResponse:
+    apis = list(Api.objects.filter(listed=True, enabled=True))
+    sample = next((found for api in apis if (found := samples.first_call(api))), None)
+    return render(
+        request,
+        f"docs/{page}.html",
+        {"nav": "docs", "page": page, "apis": apis, "sample": sample, **context},
+    )
+
+
+@require_safe
+def quickstart(request: HttpRequest) -> HttpResponse:
+    return _page(request, "quickstart")
+
+
+@require_safe
+def authentication(request: HttpRequest) -> HttpResponse:
+    return _page(request, "authentication")
+
+
+@require_safe
+def limits(request: HttpRequest) -> HttpResponse:
+    return _page(request, "limits")
+
+
+@require_safe
+def errors(request: HttpRequest) -> HttpResponse:
+    """Every code of the gateway, each under its own anchor: problem documents link here."""
+    listed = [
+        {"code": code, "status": status, "title": title, "sentence": sentence}
+        for code, (status, title, sentence) in problems.PROBLEMS.items()
+    ]
+    listed.sort(key=lambda problem: problem["status"])
+    example = json.dumps(json.loads(problems.Refusal("quota_exceeded").body()), indent=2)
+    return _page(request, "errors", problems=listed, example=example)
+
+
+@require_safe
+def api(request: HttpRequest, slug: str) -> HttpResponse:
+    """The operations of one API on sale; 404 for one that isn't shown."""
+    shown = get_object_or_404(Api, slug=slug, listed=True, enabled=True)
+    return _page(request, "api", api=shown)

@@ -1,0 +1,165 @@
+"""The public pages: landing, prices, the enterprise form, and what machines ask of the site.
+
+Everything shown comes from what is on sale: the listed APIs and the price list.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django import forms
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import redirect, render, resolve_url
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from redis.exceptions import RedisError
+
+from billing import catalogue
+from billing.models import EnterpriseRequest
+from gateway.models import Api
+from keys import records
+from portal import samples
+from portal.access import current_membership
+from portal.ratelimits import by_address, limited
+
+log = structlog.get_logger(__name__)
+
+
+@require_safe
+def landing(request: HttpRequest) -> HttpResponse:
+    """What is on sale, a call of it with its answer, and what it costs."""
+    api = Api.objects.filter(listed=True, enabled=True).first()
+    context = {
+        "headline": _headline(api),
+        "lead": api.description.partition("\n")[0] if api else "",
+        "sample": samples.first_call(api) if api else None,
+        "offers": catalogue.offers(),
+    }
+    return render(request, "pages/landing.html", context)
+
+
+def _headline(api: Api | None) -> str:
+    """What the first API is in a few words: its document's summary, else its name."""
+    if api is None:
+        return settings.SITE_NAME
+    summary = (api.document or {}).get("info", {}).get("summary", "")
+    return str(summary).rstrip(".") or api.name
+
+
+@require_safe
+def pricing(request: HttpRequest) -> HttpResponse:
+    """The price list, as published."""
+    offers = catalogue.offers()
+    currencies = {offer.version.currency for offer in offers if offer.version}
+    context = {"nav": "pricing", "offers": offers, "currencies": sorted(currencies)}
+    return render(request, "pages/pricing.html", context)
+
+
+class EnterpriseForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in stubs only
+    class Meta:
+        model = EnterpriseRequest
+        fields = ["name", "email", "company", "calls_per_month", "message"]
+        labels = {
+            "email": "Work email",
+            "calls_per_month": "Calls a month",
+            "message": "What do you need?",
+        }
+        help_texts = {
+            "calls_per_month": "A rough figure is fine.",
+            "message": "Limits, service level, invoicing, where your servers are.",
+        }
+        widgets = {
+            "name": forms.TextInput(attrs={"autocomplete": "name"}),
+            "email": forms.EmailInput(attrs={"autocomplete": "email"}),
+            "company": forms.TextInput(attrs={"autocomplete": "organization"}),
+            "calls_per_month": forms.TextInput(attrs={"autocomplete": "off"}),
+            "message": forms.Textarea(attrs={"rows": 5}),
+        }
+
+
+@limited("enterprise", (by_address, "10/h"))
+def enterprise(request: HttpRequest) -> HttpResponseBase:
+    """The form for own terms; what is sent reaches the staff's admin and mailbox."""
+    user = request.user
+    initial = {"email": user.email, "name": user.name} if user.is_authenticated else {}
+    form = EnterpriseForm(request.POST or None, initial=initial)
+    if request.method == "POST" and form.is_valid():
+        membership = current_membership(user, None) if user.is_authenticated else None
+        form.instance.account = membership.account if membership else None
+        wish = form.save()
+        log.info("enterprise.requested", request=wish.pk)
+        return redirect("enterprise_sent")
+    return render(
+        request, "pages/enterprise.html", {"form": form}, status=422 if form.errors else 200
+    )
+
+
+@require_safe
+def enterprise_sent(request: HttpRequest) -> HttpResponse:
+    return render(request, "pages/enterprise_sent.html")
+
+
+# ------------------------------------------------------------------ for machines
+@require_safe
+@never_cache
+def healthz(_request: HttpRequest) -> HttpResponse:
+    """Alive: the process answers. Asks nothing of Postgres or Redis."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@require_safe
+@never_cache
+def readyz(_request: HttpRequest) -> JsonResponse:
+    """Ready: Postgres and Redis answer; 503 with what doesn't."""
+    checks: dict[str, str] = {}
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        checks["postgres"] = "ok"
+    except DatabaseError:
+        log.exception("readyz.postgres")
+        checks["postgres"] = "unavailable"
+    try:
+        records.connection().ping()
+        checks["redis"] = "ok"
+    except RedisError:
+        log.exception("readyz.redis")
+        checks["redis"] = "unavailable"
+    ready = all(state == "ok" for state in checks.values())
+    return JsonResponse({"ready": ready, **checks}, status=200 if ready else 503)
+
+
+@require_safe
+def security_txt(_request: HttpRequest) -> HttpResponse:
+    """Where to report a weakness (RFC 9116)."""
+    expires = timezone.now().replace(microsecond=0) + timedelta(days=180)
+    lines = [
+        f"Contact: mailto:{settings.STAFF_EMAIL}" if settings.STAFF_EMAIL else
+        f"Contact: {settings.SITE_URL}{resolve_url('enterprise')}",
+        f"Expires: {expires.isoformat()}",
+        f"Canonical: {settings.SITE_URL}{resolve_url('security_txt')}",
+        "Preferred-Languages: en",
+    ]  # fmt: skip
+    return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; charset=utf-8")
+
+
+@require_safe
+def robots_txt(_request: HttpRequest) -> HttpResponse:
+    """Crawlers may read what is public; rooms behind a login are of no use to them."""
+    private = ("/admin/", "/dashboard/", "/buy/", "/checkout/", "/claim/", "/verify/", "/gateway/")
+    lines = ["User-agent: *", *(f"Disallow: {path}" for path in private)]
+    return HttpResponse("\n".join(lines) + "\n", content_type="text/plain")
+
+
+@require_safe
+def llms_txt(request: HttpRequest) -> HttpResponse:
+    """The site in brief for language models (llmstxt.org), in Markdown."""
+    apis = Api.objects.filter(listed=True, enabled=True)
+    context: dict[str, Any] = {
+        "apis": [(api, samples.first_call(api)) for api in apis],
+        "offers": catalogue.offers(),
+    }
+    return render(request, "pages/llms.txt", context, content_type="text/plain; charset=utf-8")
