@@ -67,7 +67,7 @@ class Output:
             colour = self._colours.setdefault(role, COLOURS[len(self._colours) % len(COLOURS)])
             head = f"\x1b[{colour}m{head}\x1b[0m"
         indent = " " * (len(time) + ROLE_WIDTH + 2)
-        self.plain(f"{time} {head} {text}", *(indent + line for line in continued))
+        self.plain(f"{time} {head} {text}", *((indent + line).rstrip() for line in continued))
 
     def plain(self, *lines: str) -> None:
         if self._stream is None:

@@ -34,11 +34,11 @@ FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 0.2, 10.0
 STEADY_SECONDS = 10.0  # who lived that long starts again without delay
 # Beat first, so that no new work is queued; the stores last. Together under ten seconds.
 STOPS: Sequence[tuple[Sequence[str], float]] = (
-    (("beat", "migrate", "demo"), 1.0),
-    (("worker",), 2.5),
+    (("beat", "migrate", "demo"), 0.5),
+    (("worker",), 3.5),
     (("gateway", "portal"), 2.5),
     (("upstream",), 0.5),
-    (("valkey", "postgres"), 3.0),
+    (("valkey", "postgres"), 2.5),
 )
 
 Check = Callable[[Child], Awaitable[bool]]
@@ -176,7 +176,9 @@ class Supervisor:
 
     def _application(self) -> list[Awaitable[None]]:
         site, gateway = self._environ["SITE_URL"], self._environ["GATEWAY_URL"]
-        celery = [sys.executable, "-m", "celery", "-A", "portal", "--quiet"]
+        # As root the worker says at length that it shouldn't be; on loopback that is all right.
+        calm = ["-W", "ignore:You're running the worker with superuser"]
+        celery = [sys.executable, *calm, "-m", "celery", "-A", "portal", "--quiet"]
         worker = [*celery, "worker", "--concurrency=2", "--loglevel=WARNING"]
         worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         schedule = self._folder.path / "beat-schedule"
@@ -390,9 +392,7 @@ def main() -> int:
     os.umask(0o077)
     try:
         if sys.platform != "linux":
-            raise StartError(
-                "make run needs Linux, whose parent-death signal it relies on."
-            )
+            raise StartError("make run needs Linux, whose parent-death signal it relies on.")
         if arguments.die_with_parent:
             die_with_parent(signal.SIGTERM)
         asyncio.run(Supervisor(Options.from_environ(os.environ), os.environ).run())
