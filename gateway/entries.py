@@ -1,0 +1,131 @@
+"""One entry of the usage stream: a settled call, as the gateway's scripts wrote it.
+
+Fields of the entry, all text:
+
+id    the event's id, a UUID
+open  what was known at admission, joined by tabs: account, key, mode, period start (epoch s),
+      terms, admitted at (epoch µs), API, operation, units reserved (JSON)
+end   JSON: outcome, status, code, billable, units, meta, latency_us, upstream_us, in, out
+
+Reads no database. What Postgres could not store is refused here, with a reason.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from gateway.models import UsageEvent
+from keys.models import ApiKey
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST, LATEST = datetime(2020, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+MODES, OUTCOMES = frozenset(ApiKey.Mode.values), frozenset(UsageEvent.Outcome.values)
+MAX_STATUS = 999
+# Far above any real call, far enough below a bigint for sums over many.
+MAX_INTEGER = 10**15
+MAX_CHARACTERS = {"api": 40, "operation": 311, "code": 40, "terms_id": 40}
+MAX_METER_CHARACTERS = 40
+MAX_METADATA_CHARACTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A call that ended. Field by field what `gateway.models.UsageEvent` stores."""
+
+    id: UUID
+    admitted_at: datetime
+    account_id: UUID
+    key_id: UUID
+    api: str
+    operation: str
+    mode: str
+    outcome: str
+    status: int
+    code: str
+    billable: bool
+    units: dict[str, int]
+    metadata: dict[str, str]
+    latency_us: int
+    upstream_us: int
+    request_bytes: int
+    response_bytes: int
+    period_start: datetime
+    terms_id: str
+
+
+def parse(fields: Mapping[bytes, bytes]) -> Entry:
+    """The call that the fields tell of. Raises ValueError saying what is wrong with them.
+
+    A test call is never billable, whatever the entry says.
+    """
+    try:
+        opened = fields[b"open"].decode().split("\t")
+        account, key, mode, period_s, terms, admitted_us, api, operation, _reserved = opened
+        end = json.loads(fields[b"end"])
+        entry = Entry(
+            id=UUID(fields[b"id"].decode()),
+            admitted_at=EPOCH + timedelta(microseconds=int(admitted_us)),
+            account_id=UUID(account),
+            key_id=UUID(key),
+            api=api,
+            operation=operation,
+            mode=mode,
+            outcome=end["outcome"],
+            status=end["status"],
+            code=end["code"],
+            billable=end["billable"] is True and mode == ApiKey.Mode.LIVE,
+            units=end["units"],
+            metadata=end["meta"],
+            latency_us=end["latency_us"],
+            upstream_us=end["upstream_us"],
+            request_bytes=end["in"],
+            response_bytes=end["out"],
+            period_start=EPOCH + timedelta(seconds=int(period_s)),
+            terms_id=terms,
+        )
+        _check(entry)
+    except KeyError as error:
+        raise ValueError(f"{error} is missing") from error
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return entry
+
+
+def _check(entry: Entry) -> None:
+    if entry.mode not in MODES:
+        raise ValueError(f"mode {entry.mode!r} is unknown")
+    if entry.outcome not in OUTCOMES:
+        raise ValueError(f"outcome {entry.outcome!r} is unknown")
+    for name, most in MAX_CHARACTERS.items():
+        _check_text(name, getattr(entry, name), most)
+    for name in ("latency_us", "upstream_us", "request_bytes", "response_bytes"):
+        _check_integer(name, getattr(entry, name), MAX_INTEGER)
+    _check_integer("status", entry.status, MAX_STATUS)
+    for moment in (entry.admitted_at, entry.period_start):
+        if not EARLIEST <= moment < LATEST:
+            raise ValueError(f"{moment} is not a time of this product")
+    if not isinstance(entry.units, dict):
+        raise ValueError("units is not an object")
+    for meter, units in entry.units.items():
+        _check_text("meter", meter, MAX_METER_CHARACTERS)
+        _check_integer(f"units of {meter}", units, MAX_INTEGER)
+    if not isinstance(entry.metadata, dict):
+        raise ValueError("meta is not an object")
+    for pair in entry.metadata.items():
+        for text in pair:
+            _check_text("meta", text, MAX_METADATA_CHARACTERS)
+
+
+def _check_text(name: str, value: object, most: int) -> None:
+    if not isinstance(value, str) or len(value) > most:
+        raise ValueError(f"{name} is not text of at most {most} characters")
+    if "\0" in value:
+        raise ValueError(f"{name} holds a NUL")
+    value.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+
+
+def _check_integer(name: str, value: object, most: int) -> None:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{name} is not an integer from 0 to {most}")

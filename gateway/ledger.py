@@ -1,0 +1,246 @@
+"""Moves settled calls from the usage stream into the ledger and its rollup, exactly once.
+
+The stream is the queue. A batch is read, stored in one transaction under the partition's
+advisory lock, and deleted from the stream after commit; killed in between, it is read again
+and the ledger's primary key turns it away. The rollup is fed by the rows really inserted, in
+the same statement. What can't be stored is put into quarantine and never blocks the rest.
+
+Refusals are drained too: their counters only grow, so that storing them again is harmless.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+from uuid import UUID
+
+import structlog
+from django.db import DataError, IntegrityError, connection, transaction
+
+from gateway import partitions
+from gateway.entries import Entry, parse
+from gateway.models import QuarantinedEntry
+from keys import records
+
+log = structlog.get_logger(__name__)
+
+BATCH = 1000
+LOCK = 0x6B73_1000  # plus the partition
+# By then no gateway counts into a minute any more, whose name is from Redis' clock.
+MINUTE_IS_OVER = timedelta(minutes=2)
+
+COLUMNS = {
+    "id": "uuid",
+    "admitted_at": "timestamptz",
+    "account_id": "uuid",
+    "key_id": "uuid",
+    "api": "text",
+    "operation": "text",
+    "mode": "text",
+    "outcome": "text",
+    "status": "int",
+    "code": "text",
+    "billable": "boolean",
+    "units": "jsonb",
+    "metadata": "jsonb",
+    "latency_us": "bigint",
+    "upstream_us": "bigint",
+    "request_bytes": "bigint",
+    "response_bytes": "bigint",
+    "period_start": "timestamptz",
+    "terms_id": "text",
+}
+
+# Each call has a row for the meter `calls`, which alone counts it, and one for every other
+# meter it used. Sorted, so that two drains lock rollup rows in one order.
+STORE = f"""
+WITH fresh AS (
+    INSERT INTO gateway_usageevent ({", ".join(COLUMNS)}, recorded_at)
+    SELECT batch.*, %s
+    FROM json_to_recordset(%s) AS batch({", ".join(map(" ".join, COLUMNS.items()))})
+    ON CONFLICT DO NOTHING
+    RETURNING *
+), metered AS (
+    SELECT fresh.*, used.*
+    FROM fresh CROSS JOIN LATERAL (
+        SELECT 'calls' AS meter, 1 AS calls, coalesce((units ->> 'calls')::bigint, 0) AS amount
+        UNION ALL
+        SELECT key, 0, value::bigint FROM jsonb_each_text(units) WHERE key <> 'calls'
+    ) AS used
+), rolled AS (
+    INSERT INTO gateway_usagerollup AS held (
+        quarter, account_id, key_id, api, operation, meter, status_class, mode, period_start,
+        terms_id, calls, units, billable_units, latency_us_sum, response_bytes_sum
+    )
+    SELECT date_bin('15 minutes', admitted_at, 'epoch'), account_id, key_id, api, operation,
+        meter, status / 100, mode, period_start, terms_id,
+        sum(calls), sum(amount), coalesce(sum(amount) FILTER (WHERE billable), 0),
+        sum(latency_us * calls), sum(response_bytes * calls)
+    FROM metered
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+    ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+    ON CONFLICT (account_id, quarter, key_id, api, operation, meter, status_class, mode,
+        period_start, terms_id)
+    DO UPDATE SET
+        calls = held.calls + excluded.calls,
+        units = held.units + excluded.units,
+        billable_units = held.billable_units + excluded.billable_units,
+        latency_us_sum = held.latency_us_sum + excluded.latency_us_sum,
+        response_bytes_sum = held.response_bytes_sum + excluded.response_bytes_sum
+), stamped AS (
+    UPDATE keys_apikey SET last_used_at = latest.admitted_at
+    FROM (SELECT key_id, max(admitted_at) AS admitted_at FROM fresh GROUP BY 1) AS latest
+    WHERE keys_apikey.id = latest.key_id
+        AND (last_used_at IS NULL OR last_used_at < latest.admitted_at)
+)
+SELECT count(*) FROM fresh
+"""  # noqa: S608 - only the columns above are put in
+
+STORE_REFUSALS = """
+INSERT INTO gateway_refusalrollup AS held (account_id, key_id, code, minute, count)
+SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::timestamptz[], %s::bigint[])
+ORDER BY 1, 2, 3, 4
+ON CONFLICT (account_id, minute, key_id, code)
+DO UPDATE SET count = excluded.count WHERE held.count < excluded.count
+"""
+
+
+Delivered = tuple[bytes, dict[bytes, bytes]]  # a stream id and the entry's fields
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A stream entry that could be read."""
+
+    stream_id: bytes
+    fields: dict[bytes, bytes]
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A stream entry that can't be stored, and why."""
+
+    stream_id: bytes
+    fields: dict[bytes, bytes]
+    error: str
+
+
+def drain(partition: int, clock: Callable[[], datetime], budget_seconds: float = 10) -> int:
+    """Drains the partition's stream until it is empty or the time is over; calls stored.
+
+    Leaves the work to another drain that is at it. Raises `redis.RedisError` and
+    `django.db.Error`, with every entry either stored or still in the stream.
+    """
+    deadline = time.monotonic() + budget_seconds
+    total = 0
+    while time.monotonic() < deadline:
+        stored = drain_batch(partition, clock())
+        if stored is None:
+            break
+        total += stored
+    return total
+
+
+def drain_batch(partition: int, now: datetime) -> int | None:
+    """Stores the oldest entries of the stream, recorded at `now`: how many calls were new.
+
+    None if there is nothing to do here: an empty stream, or another drain at work.
+    """
+    redis = records.connection()
+    stream = records.usage_stream(partition)
+    delivered = cast(list[Delivered], redis.xrange(stream, count=BATCH))
+    if not delivered:
+        return None
+    calls, rejects = _read(delivered)
+    partitions.ensure(call.entry.admitted_at for call in calls)
+    with transaction.atomic():
+        if not _locked(partition):
+            return None
+        stored, refused = _store(calls, now)
+        _quarantine(partition, rejects + refused)
+    redis.xdel(stream, *(stream_id for stream_id, _ in delivered))
+    return stored
+
+
+def drain_refusals(partition: int) -> None:
+    """Copies the counters of refused calls; those of minutes that are over leave Redis."""
+    redis = records.connection()
+    name = records.refused_name(partition)
+    seconds, _ = redis.time()
+    over = datetime.fromtimestamp(seconds, UTC) - MINUTE_IS_OVER
+    counted, finished = [], []
+    for field, count in redis.hscan_iter(name, count=BATCH):
+        account, key, code, minute_s = field.decode().split("|")
+        minute = datetime.fromtimestamp(int(minute_s), UTC)
+        counted.append((UUID(account), UUID(key), code, minute, int(count)))
+        if minute < over:
+            finished.append(field)
+    if counted:
+        with connection.cursor() as cursor:
+            cursor.execute(STORE_REFUSALS, [list(column) for column in zip(*counted, strict=True)])
+    if finished:
+        redis.hdel(name, *finished)
+
+
+def _read(delivered: list[Delivered]) -> tuple[list[Call], list[Reject]]:
+    calls, rejects = [], []
+    for stream_id, entry_fields in delivered:
+        try:
+            calls.append(Call(stream_id, entry_fields, parse(entry_fields)))
+        except ValueError as error:
+            rejects.append(Reject(stream_id, entry_fields, str(error)))
+    return calls, rejects
+
+
+def _locked(partition: int) -> bool:
+    """Whether this transaction now holds the partition's lock, until it ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK + partition])
+        return bool(cursor.fetchone()[0])
+
+
+def _store(calls: list[Call], now: datetime) -> tuple[int, list[Reject]]:
+    """How many of the calls were new, and those that Postgres refused, found by bisection."""
+    if not calls:
+        return 0, []
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(STORE, [now, _as_json(calls)])
+            return cursor.fetchone()[0], []
+    except (DataError, IntegrityError) as error:
+        if len(calls) == 1:
+            return 0, [Reject(calls[0].stream_id, calls[0].fields, str(error))]
+    middle = len(calls) // 2
+    older, newer = _store(calls[:middle], now), _store(calls[middle:], now)
+    return older[0] + newer[0], older[1] + newer[1]
+
+
+def _as_json(calls: list[Call]) -> str:
+    return json.dumps(
+        [{name: getattr(call.entry, name) for name in COLUMNS} for call in calls], default=str
+    )
+
+
+def _quarantine(partition: int, rejects: list[Reject]) -> None:
+    for reject in rejects:
+        log.error("usage.quarantined", stream_id=reject.stream_id.decode(), reason=reject.error)
+    QuarantinedEntry.objects.bulk_create(
+        [
+            QuarantinedEntry(
+                partition=partition,
+                stream_id=reject.stream_id.decode(),
+                payload=json.dumps(
+                    {
+                        name.decode("latin-1"): value.decode("latin-1")
+                        for name, value in reject.fields.items()
+                    }
+                ).encode(),
+                error=reject.error,
+            )
+            for reject in rejects
+        ],
+        ignore_conflicts=True,
+    )

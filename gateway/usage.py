@@ -1,0 +1,294 @@
+"""What was used: the only reader of ledger and rollup for pages, billing and staff.
+
+A *call* is one that was admitted; refused calls are none. An *error* is a call answered with
+a status of 400 or more, or abandoned; a *failure* one that the backend or the gateway is to
+blame for: 500 or more, or abandoned. Sums are over live calls only and read the rollup, so
+that their time doesn't grow with the number of calls: `start` and `end` are thereby rounded
+to quarter hours. Every question about an account carries its id.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import redis
+import structlog
+from django.db.models import F, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce, Trunc
+
+from gateway.entries import EPOCH
+from gateway.models import UsageEvent, UsageRollup
+from keys import records
+from keys.models import ApiKey, Entitlement
+
+log = structlog.get_logger(__name__)
+
+Step = Literal["quarter", "hour", "day"]
+STEPS: dict[Step, timedelta] = {
+    "quarter": timedelta(minutes=15),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+}
+WEEK = timedelta(days=7)
+ALL = Sum("calls")
+ERRORS = Coalesce(Sum("calls", filter=Q(status_class__in=(0, 4, 5))), 0)
+FAILURES = Coalesce(Sum("calls", filter=Q(status_class__in=(0, 5))), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodUsage:
+    """Sums over some time: calls, errors, and units by meter."""
+
+    calls: int
+    errors: int
+    units: dict[str, int]
+    billable_units: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One step of a series."""
+
+    start: datetime
+    calls: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as an account sees it: an event of the ledger or, without `event_id`, a refusal."""
+
+    event_id: UUID | None
+    at: datetime
+    key_id: UUID
+    mode: str
+    api: str
+    method_path: str
+    status: int
+    code: str
+    units: dict[str, int]
+    billable: bool
+    latency_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationUsage:
+    """One operation of an API: method and path template, or "other"."""
+
+    api: str
+    operation: str
+    calls: int
+    errors: int
+    failures: int
+    latency_ms: float  # mean, to the last byte
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """An account's calls in the last 7 days and in the 7 before."""
+
+    account_id: UUID
+    calls: int
+    calls_before: int
+
+
+def of_period(
+    account_id: UUID, period_start: datetime, period_end: datetime | None = None
+) -> PeriodUsage:
+    """Usage in the billing period that began at `period_start`; its end makes it quicker."""
+    rows = _live(account_id).filter(
+        period_start=period_start, quarter__gte=_floor(period_start, "quarter")
+    )
+    return _sum(rows if period_end is None else rows.filter(quarter__lt=period_end))
+
+
+def today(account_id: UUID, now: datetime) -> PeriodUsage:
+    """Usage since midnight UTC."""
+    return _sum(_live(account_id).filter(quarter__gte=_floor(now, "day")))
+
+
+def quota_used(entitlement: Entitlement, period_start: datetime) -> dict[str, int]:
+    """Units by meter that the next call finds used, calls under way included.
+
+    From the data plane's own counters; while those can't be had, billable units from the
+    ledger, which is seconds behind.
+    """
+    meters = list(entitlement.terms.get("meters", {}))
+    partition = entitlement.account.partition
+    names = [
+        records.used_name(partition, entitlement.pk, ApiKey.Mode.LIVE, period_start, meter)
+        for meter in meters
+    ]
+    try:
+        is_ready, *counters = records.connection().mget(records.ready_name(partition), *names)
+    except redis.RedisError as error:
+        log.warning("usage.counters_unavailable", reason=str(error))
+        is_ready = None
+    if is_ready is None:
+        return of_period(entitlement.pk, period_start).billable_units
+    return {meter: int(units or 0) for meter, units in zip(meters, counters, strict=True)}
+
+
+def series(account_id: UUID, start: datetime, end: datetime, step: Step) -> list[Point]:
+    """Calls step by step (UTC) from the one that holds `start` until `end`, none left out."""
+    first = _floor(start, step)
+    rows = _live(account_id).filter(meter="calls", quarter__gte=first, quarter__lt=end)
+    moment = F("quarter") if step == "quarter" else Trunc("quarter", step, tzinfo=UTC)
+    by_step = {
+        row["moment"]: (row["all"], row["errors"])
+        for row in rows.values(moment=moment).annotate(all=ALL, errors=ERRORS)
+    }
+    starts = [first + number * STEPS[step] for number in range(-((first - end) // STEPS[step]))]
+    return [Point(start, *by_step.get(start, (0, 0))) for start in starts]
+
+
+def recent(account_id: UUID, limit: int, key_id: UUID | None = None) -> list[Call]:
+    """The latest calls of the account, or of one key of it: in any mode, refusals included.
+
+    Refusals are known for a day, the latest 20 of them, and not while Redis is away.
+    """
+    events = UsageEvent.objects.filter(account_id=account_id).order_by("-admitted_at")
+    refusals = _refusals(account_id)
+    if key_id is not None:
+        events = events.filter(key_id=key_id)
+        refusals = [refusal for refusal in refusals if refusal.key_id == key_id]
+    calls = [
+        Call(
+            event_id=event.id,
+            at=event.admitted_at,
+            key_id=event.key_id,
+            mode=event.mode,
+            api=event.api,
+            method_path=event.operation,
+            status=event.status,
+            code=event.code,
+            units=event.units,
+            billable=event.billable,
+            latency_ms=event.latency_us / 1000,
+        )
+        for event in events[:limit]
+    ]
+    return sorted(calls + refusals, key=lambda call: call.at, reverse=True)[:limit]
+
+
+def by_operation(account_id: UUID, start: datetime, end: datetime) -> list[OperationUsage]:
+    """The account's operations, the most called first."""
+    return _as_operations(_operations(_live(account_id), start, end, "-all"))
+
+
+def top_operations(start: datetime, end: datetime, limit: int) -> list[OperationUsage]:
+    """The most called operations, all accounts together."""
+    return _as_operations(_operations(_everybodys(), start, end, "-all")[:limit])
+
+
+def failing_operations(start: datetime, end: datetime, limit: int) -> list[OperationUsage]:
+    """The operations with the most failures, all accounts together; only those with any."""
+    rows = _operations(_everybodys(), start, end, "-failures").filter(failures__gt=0)
+    return _as_operations(rows[:limit])
+
+
+def growth(now: datetime, limit: int) -> list[Growth]:
+    """The accounts whose calls grew most, in calls: the last 7 days against the 7 before."""
+    middle = now - WEEK
+    grown = (
+        _everybodys()
+        .filter(meter="calls", quarter__gte=middle - WEEK, quarter__lt=now)
+        .values("account_id")
+        .annotate(
+            after=Coalesce(Sum("calls", filter=Q(quarter__gte=middle)), 0),
+            before=Coalesce(Sum("calls", filter=Q(quarter__lt=middle)), 0),
+        )
+        .filter(after__gt=F("before"))
+        .order_by(F("before") - F("after"), "account_id")
+    )
+    return [Growth(row["account_id"], row["after"], row["before"]) for row in grown[:limit]]
+
+
+def _everybodys() -> QuerySet[UsageRollup]:
+    return UsageRollup.objects.filter(mode=ApiKey.Mode.LIVE)
+
+
+def _live(account_id: UUID) -> QuerySet[UsageRollup]:
+    return _everybodys().filter(account_id=account_id)
+
+
+def _sum(rows: QuerySet[UsageRollup]) -> PeriodUsage:
+    meters = list(
+        rows.values("meter").annotate(
+            all=ALL, errors=ERRORS, used=Sum("units"), billable=Sum("billable_units")
+        )
+    )
+    return PeriodUsage(
+        calls=sum(row["all"] for row in meters),
+        errors=sum(row["errors"] for row in meters),
+        units={row["meter"]: row["used"] for row in meters},
+        billable_units={row["meter"]: row["billable"] for row in meters},
+    )
+
+
+def _operations(
+    rows: QuerySet[UsageRollup], start: datetime, end: datetime, order: str
+) -> QuerySet[UsageRollup, dict[str, Any]]:
+    return (
+        rows.filter(meter="calls", quarter__gte=_floor(start, "quarter"), quarter__lt=end)
+        .values("api", "operation")
+        .annotate(all=ALL, errors=ERRORS, failures=FAILURES, latency_us=Sum("latency_us_sum"))
+        .order_by(order, "api", "operation")
+    )
+
+
+def _as_operations(rows: Iterable[dict[str, Any]]) -> list[OperationUsage]:
+    return [
+        OperationUsage(
+            api=row["api"],
+            operation=row["operation"],
+            calls=row["all"],
+            errors=row["errors"],
+            failures=row["failures"],
+            latency_ms=row["latency_us"] / row["all"] / 1000,
+        )
+        for row in rows
+    ]
+
+
+def _refusals(account_id: UUID) -> list[Call]:
+    """The latest refused calls, from Redis; modes and the way there from the account's keys."""
+    keys = {
+        key_id: (mode, partition)
+        for key_id, mode, partition in ApiKey.objects.filter(account_id=account_id).values_list(
+            "pk", "mode", "partition"
+        )
+    }
+    names = {records.refusals_name(partition, account_id) for _, partition in keys.values()}
+    try:
+        latest = [
+            json.loads(text) for name in names for text in records.connection().lrange(name, 0, -1)
+        ]
+    except redis.RedisError as error:
+        log.warning("usage.refusals_unavailable", reason=str(error))
+        return []
+    return [
+        Call(
+            event_id=None,
+            at=datetime.fromtimestamp(refusal["at_ms"] / 1000, UTC),
+            key_id=UUID(refusal["key"]),
+            mode=keys[UUID(refusal["key"])][0],
+            api=refusal["api"],
+            method_path=refusal["op"],
+            status=refusal["status"],
+            code=refusal["code"],
+            units={},
+            billable=False,
+            latency_ms=None,
+        )
+        for refusal in latest
+        if UUID(refusal["key"]) in keys
+    ]
+
+
+def _floor(moment: datetime, step: Step) -> datetime:
+    """The start, UTC, of the step that holds the moment."""
+    return moment - (moment - EPOCH) % STEPS[step]
