@@ -1,0 +1,224 @@
+"""Admission: one script call that says whether this call may go on, and charges it.
+
+Owns what is sent to `scripts/admit.lua`, the reading of its reply, and the response headers
+that tell a client its limits. A refused call is a value; Redis being away is one too
+(`limits_unavailable`), because a client can be told what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import hiredis
+import structlog
+
+from gateway.link import Down, Link, Lost, Script
+from gateway.problems import Headers, Refusal
+from gateway.routes import ApiRoutes, Operation, Table
+from gateway.settle import Settler
+from keys import records
+
+log = structlog.get_logger(__name__)
+
+SCRIPT = Script("admit.lua")
+MAX_STREAM_ENTRIES = 1_000_000
+"""Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted."""
+DEADLINE_SLACK_MS = 60_000
+"""How long after its API's total timeout a call is taken for abandoned."""
+RELOADS = 3
+
+UNAVAILABLE = Refusal("limits_unavailable", wait_s=1)
+UNKNOWN_KEY = Refusal("unknown_key")
+UNKNOWN_API = Refusal("unknown_api")
+BODY_TOO_LARGE = Refusal("body_too_large")
+
+
+class Admission(NamedTuple):
+    """A call that may go on. `headers` tell the client what is left."""
+
+    event_id: str
+    api: ApiRoutes
+    operation: Operation
+    key: bytes
+    account: bytes
+    mode: bytes
+    plan: bytes
+    headers: Headers
+
+
+class Gate:
+    """Admits calls of one process. Holds its table of routes."""
+
+    def __init__(self, link: Link, settler: Settler):
+        self._link = link
+        self._settler = settler
+        self._reloading: asyncio.Task[None] | None = None
+        self.table = Table("", b"[]")
+
+    async def admit(
+        self,
+        event_id: str,
+        partition: int,
+        digest: str,
+        *,
+        api_slug: str,
+        method: str,
+        path: bytes,
+        content_length: int | None,
+    ) -> Admission | Refusal:
+        """Admits the call of the key with this digest, as `event_id`, or says why not.
+
+        Admitted means charged: the caller must settle the event, whatever happens.
+        """
+        if partition not in records.PARTITIONS:
+            return UNKNOWN_KEY
+        for _ in range(RELOADS):
+            table = self.table
+            api, operation, refusal = _match(table, api_slug, method, path, content_length)
+            try:
+                reply = await self._ask(
+                    event_id, partition, digest, table.version, api, operation, refusal
+                )
+                if reply[0] == b"routes":
+                    await self._reload(partition)
+                    continue
+            except Down:
+                return UNAVAILABLE
+            except Lost:
+                # Perhaps charged. Never asked again: closed unbilled once Redis is back.
+                if refusal is None:
+                    self._settler.void(event_id, partition, operation)
+                return UNAVAILABLE
+            except hiredis.ReplyError as error:
+                log.error("admit.failed", reason=str(error))
+                return UNAVAILABLE
+            return _verdict(reply, event_id, api, operation, refusal)
+        return UNAVAILABLE
+
+    async def _ask(
+        self,
+        event_id: str,
+        partition: int,
+        digest: str,
+        version: str,
+        api: ApiRoutes | None,
+        operation: Operation,
+        refusal: Refusal | None,
+    ) -> list[Any]:
+        reply: list[Any] = await self._link.run(
+            SCRIPT,
+            1,
+            records.key_name(partition, digest),
+            records.tag(partition),
+            event_id,
+            version,
+            api.slug if api else "",
+            operation.label,
+            (api.total_s * 1000 if api else 0) + DEADLINE_SLACK_MS,
+            MAX_STREAM_ENTRIES,
+            refusal.code if refusal else "",
+            refusal.status if refusal else 0,
+            *operation.arguments,
+        )
+        return reply
+
+    async def _reload(self, partition: int) -> None:
+        """Loads the published routes, once for all calls that wait for them."""
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self.load(partition))
+        await asyncio.shield(self._reloading)
+
+    async def load(self, partition: int) -> None:
+        """Makes the published routes this process's table. Raises `link.Unavailable`."""
+        name = records.routes_name(partition)
+        version, blob = await self._link.send(b"HMGET", name, b"version", b"blob")
+        if version is not None:
+            self.table = Table(version.decode(), blob)
+            log.info("routes.loaded", version=self.table.version)
+
+
+NO_OPERATION = Operation("", {"calls": 0}, {})
+
+
+def _match(
+    table: Table, slug: str, method: str, path: bytes, content_length: int | None
+) -> tuple[ApiRoutes | None, Operation, Refusal | None]:
+    """The operation of a call, or the refusal that it gets if its key is good."""
+    api = table.apis.get(slug)
+    if api is None:
+        return None, NO_OPERATION, UNKNOWN_API
+    found = api.find(method, path)
+    if isinstance(found, Refusal):
+        return api, NO_OPERATION, found
+    if content_length is not None and content_length > api.max_body:
+        return api, found, BODY_TOO_LARGE
+    return api, found, None
+
+
+def _verdict(
+    reply: list[Any],
+    event_id: str,
+    api: ApiRoutes | None,
+    operation: Operation,
+    refusal: Refusal | None,
+) -> Admission | Refusal:
+    code = reply[0]
+    if code == b"unavailable":
+        return UNAVAILABLE
+    if code == b"unknown_key":
+        return UNKNOWN_KEY
+    key, account, mode, plan, *limits = reply[2:]
+    headers = _limit_headers(*limits) if limits else []
+    headers.append((b"keystile-mode", mode))
+    if code:
+        if refusal is not None and refusal.code == code.decode():
+            return refusal._replace(headers=(*refusal.headers, *headers))
+        return Refusal(code.decode(), wait_s=reply[1], headers=tuple(headers))
+    assert api is not None  # noqa: S101  without an API there was a refusal
+    headers.append((b"keystile-event", event_id.encode()))
+    return Admission(event_id, api, operation, key, account, mode, plan, headers)
+
+
+def _limit_headers(
+    rate: int,
+    burst: int,
+    left: int,
+    reset_s: int,
+    quota: int | None,
+    quota_left: int | None,
+    window_s: int,
+    quota_reset_s: int,
+) -> Headers:
+    """RateLimit fields (draft-ietf-httpapi-ratelimit-headers) and their older cousins.
+
+    `X-RateLimit-*` speak of the limit that the client meets first. Resets are in seconds.
+    """
+    limit = burst
+    if quota is None or quota_left is None:
+        state = b'"burst";r=%d;t=%d' % (left, reset_s)
+    else:
+        numbers = (left, reset_s, quota_left, quota_reset_s)
+        state = b'"burst";r=%d;t=%d, "quota";r=%d;t=%d' % numbers
+        if quota_left < left:
+            limit, left, reset_s = quota, quota_left, quota_reset_s
+    headers = [
+        (b"ratelimit-policy", _policy(rate, burst, quota, window_s)),
+        (b"ratelimit", state),
+        (b"x-ratelimit-limit", b"%d" % limit),
+        (b"x-ratelimit-remaining", b"%d" % left),
+        (b"x-ratelimit-reset", b"%d" % reset_s),
+    ]
+    if quota_left is not None:
+        headers.append((b"keystile-quota-remaining", b"%d" % quota_left))
+    return headers
+
+
+@lru_cache(maxsize=4096)
+def _policy(rate: int, burst: int, quota: int | None, window_s: int) -> bytes:
+    policy = f'"burst";q={burst};w={math.ceil(burst / rate)}'
+    if quota is not None:
+        policy += f', "quota";q={quota};w={window_s}'
+    return policy.encode()

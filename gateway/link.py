@@ -1,0 +1,225 @@
+"""The data plane's one connection to Redis: every call of the process is multiplexed on it.
+
+Owns pipelining, timeouts, reconnecting and the way scripts are called; knows nothing of what
+is asked. A command is written once and never again by itself: whoever sent it hears whether it was
+answered (`Lost`: unknown; `Down`: never written) and knows what may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import hiredis
+import structlog
+from redis.connection import parse_url
+
+log = structlog.get_logger(__name__)
+
+RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Unavailable(Exception):
+    """Redis can't be asked now. Down and Lost say what became of the command."""
+
+
+class Down(Unavailable):
+    """There is no connection: the command was never written."""
+
+
+class Lost(Unavailable):
+    """The connection broke, or the answer is overdue: the command may have been executed."""
+
+
+class Script:
+    """A Lua script, known to Redis by its SHA-1."""
+
+    def __init__(self, name: str):
+        self.text = (Path(__file__).parent / "scripts" / name).read_bytes()
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+
+class Link:
+    """Keeps the connection of `url` up from `start` to `close`.
+
+    `on_connect` is called after each successful connect, before anything else is sent.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float):
+        self._address = parse_url(url)
+        self._timeout_seconds = timeout_seconds
+        self._connection: _Connection | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self.on_connect: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Connects once, for as long as one timeout, and goes on trying in the background."""
+        first_try = asyncio.Event()
+        self._keeper = asyncio.create_task(self._keep(first_try))
+        await first_try.wait()
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._connection is not None:
+            self._connection.abort("closed")
+
+    def send(self, *command: str | bytes | int) -> asyncio.Future[Any]:
+        """Writes a command; the future has its reply, `Lost`, or Redis' own error. Raises `Down`.
+
+        Replies are bytes, int, None and lists of these; an error is `hiredis.ReplyError`.
+        """
+        if self._connection is None:
+            raise Down
+        return self._connection.send(command)
+
+    async def run(self, script: Script, *arguments: str | bytes | int) -> Any:
+        """Runs a script; the first of `arguments` is the number of keys. Raises as `send`."""
+        try:
+            return await self.send(b"EVALSHA", script.sha, *arguments)
+        except hiredis.ReplyError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        return await self.send(b"EVAL", script.text, *arguments)  # nothing was executed yet
+
+    async def _keep(self, first_try: asyncio.Event) -> None:
+        failures = 0
+        while True:
+            try:
+                lost = await self._connect()
+            except (OSError, Unavailable, hiredis.ReplyError, TimeoutError) as error:
+                if failures == 0:
+                    log.warning("redis.away", reason=str(error) or type(error).__name__)
+                first_try.set()
+                await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
+                failures += 1
+                continue
+            if failures:
+                log.info("redis.back")
+            failures = 0
+            first_try.set()
+            reason = await lost
+            self._connection = None
+            log.warning("redis.lost", reason=reason)
+
+    async def _connect(self) -> Awaitable[str]:
+        address = self._address
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self._timeout_seconds)
+        async with asyncio.timeout(self._timeout_seconds):
+            if "path" in address:
+                await loop.create_unix_connection(lambda: connection, address["path"])
+            else:
+                await loop.create_connection(
+                    lambda: connection,
+                    address.get("host", "localhost"),
+                    address.get("port", 6379),
+                    ssl=_tls() if "connection_class" in address else None,
+                )
+            try:
+                await self._introduce(connection)
+            except BaseException:
+                connection.abort("not ready")
+                raise
+        self._connection = connection
+        self.on_connect()
+        return connection.lost
+
+    async def _introduce(self, connection: _Connection) -> None:
+        address = self._address
+        replies = []
+        if "password" in address:
+            name = [address["username"]] if "username" in address else []
+            replies.append(connection.send((b"AUTH", *name, address["password"])))
+        replies.append(connection.send((b"CLIENT", b"SETNAME", b"keystile-gateway")))
+        replies.append(connection.send((b"SELECT", address.get("db", 0))))
+        await asyncio.gather(*replies)
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection: commands out, replies back in order."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, timeout_seconds: float):
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._answered = 0
+        self._watched = 0
+        self._half_timeout = timeout_seconds / 2
+        self._watch: asyncio.TimerHandle | None = None
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what the loop promises
+        self.transport = transport
+
+    def send(self, command: tuple[str | bytes | int, ...]) -> asyncio.Future[Any]:
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        if self.lost.done():
+            reply.set_exception(Lost())
+            return reply
+        self._waiting.append(reply)
+        self.transport.write(hiredis.pack_command(command))
+        if self._watch is None:
+            self._watched = self._answered
+            self._watch = self._loop.call_later(self._half_timeout, self._check)
+        return reply
+
+    def _check(self) -> None:
+        """Every half timeout: what was waiting at the last check must be answered by now.
+
+        One timer for all commands: each of them waits half a timeout at least, one at most.
+        """
+        self._watch = None
+        if not self._waiting:
+            return
+        if self._answered < self._watched:
+            self.abort("no answer in time")
+            return
+        self._watched = self._answered + len(self._waiting)
+        self._watch = self._loop.call_later(self._half_timeout, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._answered += 1
+                waiter = self._waiting.popleft()
+                if waiter.done():  # its sender was cancelled
+                    continue
+                if isinstance(reply, hiredis.ReplyError):
+                    waiter.set_exception(reply)
+                else:
+                    waiter.set_result(reply)
+        except (hiredis.ProtocolError, IndexError):
+            self.abort("not the Redis protocol")
+
+    def abort(self, reason: str) -> None:
+        self.transport.abort()
+        self._lose(reason)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(str(exc) if exc else "closed by Redis")
+
+    def _lose(self, reason: str) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        if self._watch is not None:
+            self._watch.cancel()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(Lost(reason))
+        self._waiting.clear()
+
+
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()

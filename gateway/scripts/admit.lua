@@ -1,0 +1,167 @@
+-- Admits one call or says why not: one step, all or nothing, in integers.
+-- The names and shapes of records are those of keys/records.py.
+--
+-- KEYS[1]  the key's record
+-- ARGV     1 hash tag, 2 event id, 3 version of routes the call was matched under, 4 API,
+--          5 operation, 6 ms until the call's deadline, 7 stream entries at which to stop,
+--          8 code and 9 status of a refusal decided beforehand ('' and 0: none),
+--          10 units as JSON, 11… meter, units, the meter that headers speak of first
+--
+-- Returns  {'routes'}       other routes are published: nothing was charged
+--          {'unavailable'}  this Redis is not filled, or its stream is full
+--          {code, wait_s}   refused; code '' is admitted, both then followed by
+--          key, account, mode, plan, and where limits were reached by
+--          rate, burst, rate left, rate reset_s, quota limit or nil, quota left, window_s, reset_s
+--
+-- An admitted call leaves an open and its deadline, for settle.lua to close.
+
+local tag, event, operation = ARGV[1], ARGV[2], ARGV[5]
+local clock = redis.call('TIME')
+local now_s = tonumber(clock[1])
+local now_us = now_s * 1000000 + tonumber(clock[2])
+
+local routes = redis.call('HGET', 'routes:' .. tag, 'version')
+if redis.call('EXISTS', 'ready:' .. tag) == 0 or not routes
+    or redis.call('XLEN', 'usage:' .. tag) >= tonumber(ARGV[7]) then
+  return {'unavailable'}
+end
+if routes ~= ARGV[3] then return {'routes'} end
+
+local record = redis.call('HMGET', KEYS[1],
+  'id', 'account', 'mode', 'state', 'expires_ms', 'rate', 'burst')
+local key, account, mode = record[1], record[2], record[3]
+if not key then return {'unknown_key', 0} end
+
+local wanted = {'state', 'suspended', 'ends_ms', 'plan', 'terms', 'rate', 'burst', 'periods',
+  'test_quota'}
+for i = 11, #ARGV, 2 do
+  wanted[#wanted + 1] = 'limit:' .. ARGV[i]
+  wanted[#wanted + 1] = 'included:' .. ARGV[i]
+end
+local terms = redis.call('HMGET', 'account:' .. tag .. ':' .. account, unpack(wanted))
+if not terms[1] then return {'unavailable'} end
+local plan = terms[4]
+
+-- A refusal costs nothing; it is counted, and the latest are kept for the account to see.
+local function refuse(code, status, wait_s, ...)
+  local minute = string.format('%d', now_s - now_s % 60)
+  redis.call('HINCRBY', 'refused:' .. tag, table.concat({account, key, code, minute}, '|'), 1)
+  local latest = 'refusals:' .. tag .. ':' .. account
+  redis.call('LPUSH', latest, cjson.encode({
+    at_ms = math.floor(now_us / 1000), key = key, api = ARGV[4], op = operation,
+    code = code, status = status}))
+  redis.call('LTRIM', latest, 0, 19)
+  redis.call('EXPIRE', latest, 86400)
+  return {code, wait_s, key, account, mode, plan, ...}
+end
+
+local function has_passed(moment_ms)
+  return moment_ms and moment_ms ~= '' and now_us >= tonumber(moment_ms) * 1000
+end
+
+if record[4] ~= 'active' then return refuse('revoked_key', 401, 0) end
+if has_passed(record[5]) then return refuse('expired_key', 401, 0) end
+if terms[2] == '1' then return refuse('account_suspended', 403, 0) end
+if terms[1] == 'ended' or has_passed(terms[3]) then
+  return refuse('subscription_ended', 402, 0)
+end
+if terms[1] ~= 'active' then return refuse('payment_required', 402, 0) end
+if ARGV[8] ~= '' then return refuse(ARGV[8], tonumber(ARGV[9]), 0) end
+
+-- The period that `now` lies in; after the last known boundary it is as long as the one before.
+local function current_period()
+  local before, start
+  for text in string.gmatch(terms[8], '%d+') do
+    local boundary = tonumber(text)
+    if boundary > now_s then return start, boundary end
+    before, start = start, boundary
+  end
+  return start, start and start + (before and start - before or 2678400)
+end
+
+local period_start, period_end
+if mode == 'test' then
+  period_start = now_s - now_s % 86400
+  period_end = period_start + 86400
+else
+  period_start, period_end = current_period()
+  if not period_start or period_end <= now_s then return {'unavailable'} end
+end
+
+-- GCRA: a bucket is kept as the time at which it will be full again. Its latest state for this
+-- call, or nil; what that leaves; the microseconds to wait, or until it is full.
+local function draw(name, rate, burst)
+  local interval = math.floor(1000000 / rate)
+  local full = math.max(tonumber(redis.call('GET', name)) or 0, now_us)
+  local room = interval * burst - (full - now_us)
+  if room < interval then return nil, 0, interval - room end
+  return full + interval, math.floor(room / interval) - 1, full + interval - now_us
+end
+
+local rate, burst = tonumber(terms[6]), tonumber(terms[7])
+local bucket = 'gcra:' .. tag .. ':a:' .. account
+local full, left, reset_us = draw(bucket, rate, burst)
+local key_bucket, key_full
+if record[6] and record[6] ~= '' then
+  key_bucket = 'gcra:' .. tag .. ':k:' .. key
+  local key_rate, key_burst = tonumber(record[6]), tonumber(record[7])
+  local key_left, key_reset_us
+  key_full, key_left, key_reset_us = draw(key_bucket, key_rate, key_burst)
+  if (not key_full and (full or key_reset_us > reset_us)) or (full and key_left < left) then
+    rate, burst, left, reset_us = key_rate, key_burst, key_left, key_reset_us
+  end
+end
+
+-- Quotas, meter by meter; headers speak of the first one that has a limit.
+local prefix = string.format('used:%s:%s:%s:%d:', tag, account, mode, period_start)
+local exhausted, quota, quota_left = false, false, false
+for i = 11, #ARGV, 2 do
+  local meter, units = ARGV[i], tonumber(ARGV[i + 1])
+  local limit, included = terms[i - 1], terms[i]
+  if mode == 'test' then
+    limit, included = meter == 'calls' and terms[9], false
+  end
+  local used = tonumber(redis.call('GET', prefix .. meter)) or 0
+  if limit and limit ~= '' then
+    limit = tonumber(limit)
+    if used + units > limit then
+      exhausted, quota, quota_left = true, limit, math.max(limit - used, 0)
+      break
+    end
+    if not quota then quota, quota_left = limit, limit - used - units end
+  elseif included and i == 11 then
+    quota_left = math.max(tonumber(included) - used - units, 0)
+  end
+end
+
+local rate_reset_s = math.ceil(reset_us / 1000000)
+local quota_reset_s = period_end - now_s
+local window_s = period_end - period_start
+if exhausted then
+  return refuse('quota_exceeded', 429, quota_reset_s, rate, burst, left, rate_reset_s,
+    quota, quota_left, window_s, quota_reset_s)
+end
+if not full or (key_bucket and not key_full) then
+  return refuse('rate_limited', 429, rate_reset_s, rate, burst, 0, rate_reset_s,
+    quota, quota_left, window_s, quota_reset_s)
+end
+
+local function fill(name, at_us)
+  redis.call('SET', name, string.format('%d', at_us),
+    'PX', string.format('%d', math.ceil((at_us - now_us) / 1000)))
+end
+
+fill(bucket, full)
+if key_bucket then fill(key_bucket, key_full) end
+for i = 11, #ARGV, 2 do
+  if redis.call('INCRBY', prefix .. ARGV[i], ARGV[i + 1]) == tonumber(ARGV[i + 1]) then
+    redis.call('EXPIREAT', prefix .. ARGV[i], string.format('%d', period_end + 3456000))
+  end
+end
+redis.call('HSET', 'open:' .. tag, event, table.concat({account, key, mode,
+  string.format('%d', period_start), terms[5], string.format('%d', now_us), ARGV[4], operation,
+  ARGV[10]}, '\t'))
+redis.call('ZADD', 'due:' .. tag,
+  string.format('%d', math.floor(now_us / 1000) + tonumber(ARGV[6])), event)
+return {'', 0, key, account, mode, plan, rate, burst, left, rate_reset_s,
+  quota, quota_left, window_s, quota_reset_s}

@@ -1,0 +1,211 @@
+"""Settlement: closes an admitted call and appends its entry to the stream of usage.
+
+Owns the rules of what is billed, the settling script's arguments, and the promise that every
+call that was charged is settled: what Redis has not confirmed is sent again, which is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import structlog
+
+from gateway.link import Link, Script, Unavailable
+from gateway.routes import Operation
+from keys import records
+
+log = structlog.get_logger(__name__)
+
+SCRIPT = Script("settle.lua")
+BY_SHA = (b"EVALSHA", SCRIPT.sha)
+IN_FULL = (b"EVAL", SCRIPT.text)
+RETRY_SECONDS = 1.0
+MAX_REPORTED = 8
+MAX_UNITS = 10**12
+CLIENT_CLOSED = 499
+"""Status of a call whose client left before the answer's head; nobody has seen it."""
+
+_UNITS = re.compile(rb"\s*([a-z0-9_-]{1,40})\s*=\s*([0-9]{1,13})\s*")
+_METADATA = re.compile(rb"\s*([A-Za-z0-9_.-]{1,40})\s*=\s*([\x20-\x2b\x2d-\x7e]{0,100}?)\s*")
+
+
+class Outcome:
+    """How a call ended, written down while it is forwarded; as made: it never got anywhere.
+
+    status:   as the client saw it; 499 when it left before the answer's head
+    code:     the gateway's own error, or "truncated"
+    reported: units by meter, as the backend says in Keystile-Units
+    """
+
+    __slots__ = (
+        "code",
+        "metadata",
+        "reported",
+        "request_bytes",
+        "response_bytes",
+        "status",
+        "upstream_us",
+    )
+
+    def __init__(self) -> None:
+        self.status = CLIENT_CLOSED
+        self.code = ""
+        self.reported: dict[str, int] = {}
+        self.metadata: dict[str, str] = {}
+        self.upstream_us = 0
+        self.request_bytes = 0
+        self.response_bytes = 0
+
+    @property
+    def is_charged(self) -> bool:
+        """Decided at the answer's head: the backend answered, and not that it could not."""
+        ours = self.code not in ("", "truncated")
+        return not ours and self.status < 500 and self.status not in (408, 429, CLIENT_CLOSED)
+
+
+class Settler:
+    """Settles the calls of one process; keeps each until Redis has confirmed it."""
+
+    def __init__(self, link: Link):
+        self._link = link
+        self._unconfirmed: dict[str, tuple[str | bytes | int, ...]] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        link.on_connect = self._send_all
+
+    def settle(
+        self,
+        event_id: str,
+        partition: int,
+        operation: Operation,
+        outcome: Outcome,
+        *,
+        is_live: bool,
+        latency_us: int,
+    ) -> None:
+        """Settles a call; returns before Redis has answered."""
+        kept, metadata = units_of(operation, outcome)
+        end = (
+            f'{{"outcome":"completed","status":{outcome.status},"code":"{outcome.code}",'
+            f'"billable":{"true" if is_live and outcome.is_charged else "false"},'
+            f'"units":{operation.arguments[0] if kept is operation.units else json.dumps(kept)},'
+            f'"meta":{json.dumps(metadata) if metadata else "{}"},'
+            f'"latency_us":{latency_us},"upstream_us":{outcome.upstream_us},'
+            f'"in":{outcome.request_bytes},"out":{outcome.response_bytes}}}'
+        )
+        charged = kept if outcome.is_charged else {}
+        self._submit(event_id, partition, end, corrections(operation.units, charged))
+
+    def void(self, event_id: str, partition: int, operation: Operation) -> None:
+        """Closes, unbilled, a call that may have been admitted without our hearing of it."""
+        self._submit(event_id, partition, abandoned(503), corrections(operation.units, {}))
+
+    async def finish(self, timeout_seconds: float) -> None:
+        """Waits until all is confirmed, for so long; what is left the sweep will abandon."""
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        while self._unconfirmed and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        if self._unconfirmed:
+            log.warning("settle.unconfirmed", count=len(self._unconfirmed))
+        if self._retry is not None:
+            self._retry.cancel()
+
+    def _submit(
+        self, event_id: str, partition: int, end: str, corrected: tuple[str | int, ...]
+    ) -> None:
+        self._unconfirmed[event_id] = arguments(event_id, partition, end, corrected)
+        self._send(event_id)
+
+    def _send(self, event_id: str, script: tuple[bytes, str | bytes] = BY_SHA) -> None:
+        try:
+            reply = self._link.send(*script, *self._unconfirmed[event_id])
+        except Unavailable:
+            return  # on_connect sends it
+        reply.add_done_callback(lambda done: self._confirm(event_id, done))
+
+    def _confirm(self, event_id: str, done: asyncio.Future[Any]) -> None:
+        error = done.exception()
+        if error is None:
+            self._unconfirmed.pop(event_id, None)
+        elif str(error).startswith("NOSCRIPT"):
+            self._send(event_id, IN_FULL)
+        elif not isinstance(error, Unavailable):
+            log.error("settle.failed", event_id=event_id, reason=str(error))
+            if self._retry is None:
+                loop = asyncio.get_running_loop()
+                self._retry = loop.call_later(RETRY_SECONDS, self._send_all)
+
+    def _send_all(self) -> None:
+        self._retry = None
+        for event_id in tuple(self._unconfirmed):
+            self._send(event_id)
+
+
+def arguments(
+    event_id: str, partition: int, end: str, corrected: tuple[str | int, ...]
+) -> tuple[str | bytes | int, ...]:
+    """What settle.lua is given: the number of keys, its keys, its arguments."""
+    names = (
+        records.open_name(partition),
+        records.due_name(partition),
+        records.usage_stream(partition),
+    )
+    return 3, *names, records.tag(partition), event_id, end, *corrected
+
+
+def abandoned(status: int) -> str:
+    """The end, as JSON, of a call that nobody saw end. Not billed."""
+    return json.dumps(
+        {
+            "outcome": "abandoned",
+            "status": status,
+            "code": "",
+            "billable": False,
+            "units": {},
+            "meta": {},
+            "latency_us": 0,
+            "upstream_us": 0,
+            "in": 0,
+            "out": 0,
+        }
+    )
+
+
+def corrections(charged: dict[str, int], kept: dict[str, int]) -> tuple[str | int, ...]:
+    """Meter, units, meter, units …: what changes what was charged into what is kept."""
+    if charged is kept:
+        return ()
+    pairs = ((meter, kept.get(meter, 0) - units) for meter, units in charged.items())
+    return tuple(part for meter, change in pairs if change for part in (meter, change))
+
+
+def units_of(operation: Operation, outcome: Outcome) -> tuple[dict[str, int], dict[str, str]]:
+    """The units of a call and its metadata.
+
+    Of meters that the backend reports: what it said, up to the operation's maximum. What is
+    over it, and what was not declared at all, is not billed; metadata keeps it as `over_<meter>`.
+    """
+    if not operation.reported and not outcome.reported:
+        return operation.units, outcome.metadata
+    units, metadata = dict(operation.units), dict(outcome.metadata)
+    for meter, most in operation.reported.items():
+        units[meter] = min(outcome.reported.get(meter, 0), most)
+    for meter, said in outcome.reported.items():
+        over = said - operation.reported.get(meter, 0)
+        if over > 0:
+            metadata[f"over_{meter}"] = str(over)
+    return units, metadata
+
+
+def parse_units(value: bytes) -> dict[str, int]:
+    """`tokens=512, rows=3` of a Keystile-Units header; parts that are not that are left out."""
+    parts = [_UNITS.fullmatch(part) for part in value.split(b",")[:MAX_REPORTED]]
+    return {part[1].decode(): int(part[2]) for part in parts if part and int(part[2]) <= MAX_UNITS}
+
+
+def parse_metadata(value: bytes) -> dict[str, str]:
+    """`model=large, region=eu` of a Keystile-Metadata header, likewise."""
+    parts = [_METADATA.fullmatch(part) for part in value.split(b",")[:MAX_REPORTED]]
+    return {part[1].decode(): part[2].decode() for part in parts if part}

@@ -1,0 +1,376 @@
+"""The HTTP/1.1 client towards backends: pooled connections on httptools.
+
+Owns connecting (addresses resolved, private ones refused, pinned), keep-alive, framing of the
+answer, backpressure in both directions and the clock of each exchange. Follows no redirect,
+decompresses nothing, keeps no cookie. Knows neither keys nor limits.
+
+    Failure            the exchange can't go on
+    ├── Unreachable    no connection; nothing was sent
+    ├── Broken         the connection ended, or what came over it was not HTTP/1.1
+    ├── Overdue        connecting, the first byte, a pause or the whole took too long
+    └── Abandoned      our own client left, stalled, or sent more than it may
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+from collections import deque
+from collections.abc import Callable
+
+import httptools
+import structlog
+
+from gateway import addresses
+from gateway.routes import ApiRoutes, Backend
+
+log = structlog.get_logger(__name__)
+
+IDLE_SECONDS = 4.0  # below the 5 s after which common servers close an idle connection
+MAX_IDLE = 256
+BUFFER_BYTES = 64 * 1024
+TICK_SECONDS = 0.1
+MAX_HEAD_BYTES = 256 * 1024
+
+
+class Failure(Exception):
+    pass
+
+
+class Unreachable(Failure):
+    pass
+
+
+class Broken(Failure):
+    pass
+
+
+class Overdue(Failure):
+    pass
+
+
+class Abandoned(Failure):
+    pass
+
+
+class Pool:
+    """All connections to backends of one event loop, and the one timer that watches them."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, str, int, bool], deque[Connection]] = {}
+        self._busy: set[Connection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._ticking: asyncio.TimerHandle | None = None
+        self._tls = ssl.create_default_context()
+
+    def idle(self, api: ApiRoutes, backend: Backend) -> Connection | None:
+        """An open connection that nobody uses, the one used last."""
+        connections = self._idle.get(_origin(api, backend))
+        while connections:
+            connection = connections.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    async def connect(self, api: ApiRoutes, backend: Backend) -> Connection:
+        """A new connection. Raises `Unreachable` and `Overdue`."""
+        origin = _origin(api, backend)
+        connections = self._idle.setdefault(origin, deque())
+        reason = "no address"
+        tls = self._tls if backend.scheme == "https" else None
+        try:
+            async with asyncio.timeout(api.connect_s):
+                for address in await self._resolve(api, backend):
+                    try:
+                        _, connection = await self._loop.create_connection(
+                            lambda: Connection(self, connections),
+                            address,
+                            backend.port,
+                            ssl=tls,
+                            server_hostname=backend.host if tls else None,
+                        )
+                    except OSError as error:
+                        reason = str(error)
+                    else:
+                        return connection
+        except TimeoutError:
+            log.warning("upstream.overdue", api=api.slug, host=backend.host)
+            raise Overdue from None
+        log.warning("upstream.unreachable", api=api.slug, host=backend.host, reason=reason)
+        raise Unreachable
+
+    async def _resolve(self, api: ApiRoutes, backend: Backend) -> list[str]:
+        try:
+            return await self._loop.run_in_executor(
+                None,
+                lambda: addresses.resolve(
+                    backend.host, backend.port, allow_private=api.allow_private
+                ),
+            )
+        except (OSError, addresses.ForbiddenAddress) as error:
+            log.warning("upstream.unresolved", api=api.slug, host=backend.host, reason=str(error))
+            raise Unreachable from None
+
+    def begin(self, connection: Connection) -> None:
+        self._busy.add(connection)
+        if self._ticking is None:
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def end(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for connection in tuple(self._busy):
+            connection.check(now)
+        has_idle = False
+        for connections in self._idle.values():
+            while connections and connections[0].idle_since < now - IDLE_SECONDS:
+                connections.popleft().close()
+            has_idle = has_idle or bool(connections)
+        self._ticking = None
+        if has_idle or self._busy:
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def close(self) -> None:
+        """Closes what is idle. Exchanges under way end by themselves."""
+        for connections in self._idle.values():
+            while connections:
+                connections.pop().close()
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+
+class Connection(asyncio.Protocol):
+    """One connection and the exchange that is using it: `begin`, `head`, `read` …, `release`.
+
+    `status` and `headers` are the answer's head; `complete` says that its body has ended and
+    was read. `on_slow` is called once when the answer takes longer than a tick.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, siblings: deque[Connection]):
+        self._pool = pool
+        self._siblings = siblings
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._busy = False
+        self._write_paused = False
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self.closed = False
+        self.reused = False
+        self.idle_since = 0.0
+
+    def begin(
+        self, *, is_head: bool, total_s: float, idle_s: float, on_slow: Callable[[], None]
+    ) -> None:
+        """Makes the connection ready for one exchange; the caller then writes the request."""
+        now = self._loop.time()
+        self._busy = True
+        self._is_head = is_head
+        self._keep_alive = False
+        self._clean = True
+        self._ended = False
+        self._request_ended = False
+        self._error: Failure | None = None
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._read_paused = False
+        self._head_bytes = 0
+        self._idle_s = idle_s
+        self._slow_at = now + TICK_SECONDS
+        self._deadline = self._total_deadline = now + total_s
+        self._on_slow = on_slow
+        self.answered_at = 0.0
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+        self._pool.begin(self)
+
+    # ---- the request
+
+    def write(self, data: bytes) -> None:
+        if not self.closed:
+            self.transport.write(data)
+
+    def end_request(self, first_byte_s: float) -> None:
+        """Says that the request is written; from now on the first byte is awaited."""
+        self._request_ended = True
+        if not self.status:
+            self._deadline = min(self._total_deadline, self._loop.time() + first_byte_s)
+
+    async def drain(self) -> None:
+        """Waits until the backend takes more. Returns at once when the exchange has failed."""
+        if self._write_paused and not self.closed:
+            self._writer = self._loop.create_future()
+            await self._writer
+
+    # ---- the answer
+
+    async def head(self) -> None:
+        """Waits for `status` and `headers`. Raises `Failure`."""
+        while not self.status:
+            await self._news()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether not a byte of the answer has come."""
+        return not self._head_bytes
+
+    async def read(self) -> bytes:
+        """What has come of the body, at least a byte; b"" at its end. Raises `Failure`."""
+        while not self._chunks and not self._ended:
+            await self._news()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._buffered = 0
+        self.complete = self._ended
+        if self._read_paused:
+            self._read_paused = False
+            if not self.closed:
+                self.transport.resume_reading()
+        return data
+
+    async def _news(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._reader = self._loop.create_future()
+        await self._reader
+
+    def fail(self, error: Failure) -> None:
+        """Ends the exchange for good; who waits for the answer gets the error."""
+        if self._error is None and not self._ended:
+            self._error = error
+        self._wake()
+        self.close()
+
+    def release(self) -> None:
+        """Gives the connection back: kept if the exchange was clean and whole, else closed."""
+        self._pool.end(self)
+        self._busy = False
+        del self._on_slow
+        whole = self.complete and self._request_ended and self._clean
+        if whole and self._keep_alive and not self.closed and len(self._siblings) < MAX_IDLE:
+            if self._is_head:
+                self._parser = httptools.HttpResponseParser(self)
+            self.reused = True
+            self.idle_since = self._loop.time()
+            self._siblings.append(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.transport.abort()
+
+    def check(self, now: float) -> None:
+        """Called every tick while the exchange runs."""
+        if now > self._slow_at:
+            self._slow_at = math.inf
+            self._on_slow()
+        if now > self._total_deadline or (now > self._deadline and not self._read_paused):
+            self.fail(Overdue())
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what the loop promises
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy:
+            self.close()  # nobody asked
+            return
+        if self.status:
+            self._deadline = min(self._total_deadline, self._loop.time() + self._idle_s)
+        else:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            log.warning("upstream.malformed", reason=str(error))
+            self.fail(Broken())
+        else:
+            if not self.status and self._head_bytes > MAX_HEAD_BYTES:
+                self.fail(Broken())
+            self._wake()
+
+    def eof_received(self) -> None:
+        # A body without length or chunks ends with the connection (RFC 9112 §6.3).
+        if self._busy and self.status and not self._ended and self._ends_with_connection():
+            self._ended = True
+            self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.closed = True
+        self.resume_writing()
+        if self._busy and not self._ended:
+            self.fail(Broken())
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _ends_with_connection(self) -> bool:
+        framing = (b"content-length", b"transfer-encoding")
+        return not any(name in framing for name, _ in self.headers)
+
+    # ---- httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            self._clean = False  # more than was asked for
+        else:
+            self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer
+        name = name.lower()
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise Broken("a transfer coding other than chunked")
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._ended or 100 <= status < 200:
+            return  # an interim answer ends with on_message_complete; 101 ends the parsing
+        if not 200 <= status <= 599:
+            raise Broken("not a status code")
+        # Read now: after the message is complete it is always false.
+        self._keep_alive = self._parser.should_keep_alive()
+        self.answered_at = self._loop.time()
+        self._deadline = min(self._total_deadline, self.answered_at + self._idle_s)
+        self.status = status
+        self._ended = self._is_head
+
+    def on_body(self, data: bytes) -> None:
+        if self._ended:
+            self._clean = False
+            return
+        self._chunks.append(data)
+        self._buffered += len(data)
+        if self._buffered > BUFFER_BYTES and not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self._ended = True
+
+
+def _origin(api: ApiRoutes, backend: Backend) -> tuple[str, str, int, bool]:
+    return backend.scheme, backend.host, backend.port, api.allow_private

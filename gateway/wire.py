@@ -1,0 +1,47 @@
+"""The HTTP/1.1 server protocol of the gateway: uvicorn's on httptools, closer to the wire.
+
+Owns what an ASGI application can't see or stop: the request target exactly as it was sent
+(`scope["keystile.target"]`), trailers kept out of the headers, a limit on the head. Chosen by
+`uvicorn --http gateway.wire:StrictHttp`; the gateway also runs without it, a little less exact.
+"""
+
+from __future__ import annotations
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+class StrictHttp(HttpToolsProtocol):
+    _in_head = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(HEAD_TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self.scope["keystile.target"] = self.url  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+        # The scope keeps its list; a trailer of the body lands in this one and is dropped.
+        self.headers = []
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return False  # an Upgrade reaches the application, which refuses it
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # the refusal says it to whom it concerns; strangers don't fill the log
