@@ -175,7 +175,7 @@ class Contract(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        ordering = ["-starts_at"]
+        ordering = ["-starts_at", "-pk"]
 
     def __str__(self) -> str:
         return f"{self.title} of {self.account}"
@@ -430,7 +430,7 @@ class SandboxOrder(models.Model):
         ENDED = "ended", "ended"
 
     id = models.CharField(primary_key=True, max_length=40)
-    reference = models.CharField(max_length=64, help_text="The seller's checkout id.")
+    reference = models.CharField(max_length=64, unique=True, help_text="The seller's checkout id.")
     customer_id = models.CharField(max_length=40)
     customer_email = models.EmailField()
     description = models.CharField(max_length=200)

@@ -4,6 +4,8 @@ from allauth.account import views as account
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path, re_path
 
+from billing import webhooks
+from billing.sandbox import views as sandbox
 from portal import addresses, docs, pages, signup
 from portal.demo import mailbox
 
@@ -46,6 +48,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # dashboard
     # keys
     # purchase: checkout, success, claim; the sandbox's own pages; webhooks
+    path("sandbox/checkout/<slug:order_id>/", sandbox.checkout, name="sandbox_checkout"),
+    path("webhooks/<slug:provider>", webhooks.receive, name="webhook"),
+    path("webhooks/<slug:provider>/", webhooks.receive),
     # docs
     path("docs/", docs.quickstart, name="docs"),
     path("docs/authentication", docs.authentication, name="docs_authentication"),

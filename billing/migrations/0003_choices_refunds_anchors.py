@@ -24,6 +24,12 @@ class Migration(migrations.Migration):
             name='anchor_day',
             field=models.PositiveSmallIntegerField(null=True),
         ),
+        migrations.AlterModelOptions(name='contract', options={'ordering': ['-starts_at', '-pk']}),
+        migrations.AlterField(
+            model_name='sandboxorder',
+            name='reference',
+            field=models.CharField(help_text="The seller's checkout id.", max_length=64, unique=True),
+        ),
         migrations.AddField(
             model_name='subscription',
             name='overage',

@@ -1,0 +1,130 @@
+"""The adapter of the sandbox: no money moves, everything else is as with a real provider.
+
+Its world, `billing.sandbox`, stands for the other side of the internet: it has its own rows,
+its own clock and its own hosted page, and tells us by signed webhooks over HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from django.conf import settings
+from django.utils import timezone
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from billing.models import SandboxOrder
+from billing.providers import (
+    CheckoutState,
+    Delivery,
+    Forged,
+    Order,
+    ProviderUnavailable,
+    Session,
+    Subject,
+    SubscriptionState,
+)
+from billing.sandbox import orders
+
+_PAID = {
+    SandboxOrder.State.ACTIVE: "active",
+    SandboxOrder.State.PAST_DUE: "past_due",
+    SandboxOrder.State.ENDED: "ended",
+}
+
+
+def create_checkout(order: Order) -> Session:
+    opened = orders.open_order(order, timezone.now())
+    return Session(opened.pk, f"{settings.SITE_URL}/sandbox/checkout/{opened.pk}/")
+
+
+def fetch_checkout(session_id: str) -> CheckoutState:
+    order = _one(pk=session_id)
+    if order.state in _PAID:
+        return CheckoutState("paid", subscription=_subscription(order))
+    if order.state == SandboxOrder.State.PENDING:
+        return CheckoutState("pending")
+    if order.state == SandboxOrder.State.DECLINED:
+        return CheckoutState("failed", error=order.decline_reason)
+    if orders.has_expired(order, timezone.now()):
+        return CheckoutState("expired", error=order.decline_reason)
+    return CheckoutState("open", error=order.decline_reason)
+
+
+def fetch_subscription(subscription_id: str) -> SubscriptionState:
+    return _subscription(_one(subscription_id=subscription_id))
+
+
+def cancel(subscription_id: str, *, at_period_end: bool) -> None:
+    orders.cancel(_one(subscription_id=subscription_id).pk, at_period_end, timezone.now())
+
+
+def resume(subscription_id: str) -> None:
+    orders.resume(_one(subscription_id=subscription_id).pk, timezone.now())
+
+
+def refund_and_cancel(subscription_id: str) -> None:
+    orders.refund(_one(subscription_id=subscription_id).pk, timezone.now())
+
+
+def verify(headers: Mapping[str, str], body: bytes) -> Delivery:
+    """Standard Webhooks: HMAC-SHA256 over id, time and raw body, at most 5 minutes off.
+
+    The library raises more than its own error on hostile input; all of it is `Forged`.
+    """
+    try:
+        Webhook(settings.SANDBOX_WEBHOOK_SECRET).verify(body, dict(headers), json_parse=False)
+    except (WebhookVerificationError, ValueError, TypeError) as error:
+        raise Forged(str(error) or type(error).__name__) from error
+    external_id = next(value for name, value in headers.items() if name.lower() == "webhook-id")
+    payload = _storable(body)
+    delivery_type = payload.get("type")
+    if not isinstance(delivery_type, str) or len(delivery_type) > 120 or len(external_id) > 255:
+        raise Forged("The body names no type, or names are too long.")
+    return Delivery(external_id, delivery_type, payload)
+
+
+def subject(delivery_type: str, payload: dict[str, Any]) -> Subject | None:
+    data = payload.get("data")
+    if not delivery_type.startswith(orders.TYPES) or not isinstance(data, dict):
+        return None
+    return Subject(str(data.get("reference", "")), str(data.get("subscription_id", "")))
+
+
+def _storable(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object that Postgres can store: no NaN, NUL or lone surrogate."""
+    try:
+        payload = json.loads(body, parse_constant=_refuse)
+        text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (ValueError, RecursionError) as error:
+        raise Forged(f"The body is no JSON: {error}") from error
+    if not isinstance(payload, dict) or "\\u0000" in text:
+        raise Forged("The body is no JSON object, or holds a NUL.")
+    return payload
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON.")
+
+
+def _one(**identity: str) -> SandboxOrder:
+    try:
+        return SandboxOrder.objects.get(**identity)
+    except SandboxOrder.DoesNotExist as error:
+        raise ProviderUnavailable(f"The sandbox knows no {identity}.") from error
+
+
+def _subscription(order: SandboxOrder) -> SubscriptionState:
+    if order.period_start is None or order.period_end is None:
+        raise ProviderUnavailable("The sandbox has no period for a paid order.")
+    return SubscriptionState(
+        id=order.subscription_id,
+        customer_id=order.customer_id,
+        status=_PAID[order.state],
+        period_start=order.period_start,
+        period_end=order.period_end,
+        cancel_at_period_end=order.cancel_at_period_end,
+        ended_at=order.ended_at,
+    )

@@ -1,0 +1,75 @@
+"""Billing's work for Celery. A message says “go and look”; beat says so again if it is lost."""
+
+from uuid import UUID
+
+import structlog
+from celery import shared_task
+from django.utils import timezone
+
+from billing import checkout, contracts, inbox, subscriptions
+from billing.providers import ProviderUnavailable
+from billing.sandbox import deliveries, orders
+
+log = structlog.get_logger(__name__)
+
+_ROWS_AT_ONCE = 100
+
+
+@shared_task(ignore_result=True)
+def process_event(event_id: int) -> None:
+    """One delivery of the inbox. What goes wrong is noted in its row and raised here."""
+    inbox.process(event_id, timezone.now())
+
+
+@shared_task(ignore_result=True)
+def process_waiting() -> None:
+    """Deliveries whose next attempt is due, or whose message was lost."""
+    for event_id in inbox.waiting(timezone.now()).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        process_event.delay(event_id)
+
+
+@shared_task(ignore_result=True)
+def sync_open_checkouts() -> None:
+    """Checkouts that may have been paid without a webhook reaching us."""
+    for checkout_id in checkout.due_for_sync(timezone.now()):
+        sync_checkout.delay(str(checkout_id))
+
+
+@shared_task(ignore_result=True)
+def sync_checkout(checkout_id: str) -> None:
+    try:
+        checkout.sync(UUID(checkout_id), timezone.now())
+    except ProviderUnavailable as error:
+        log.warning("checkout.unanswered", checkout=checkout_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def advance_subscriptions() -> None:
+    """What the passing of time does to subscriptions and contracts, once a minute."""
+    now = timezone.now()
+    subscriptions.advance(now)
+    contracts.advance(now)
+    for due in subscriptions.due_for_sync(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        sync_subscription.delay(str(due))
+
+
+@shared_task(ignore_result=True)
+def sync_subscription(subscription_id: str) -> None:
+    try:
+        subscriptions.sync(UUID(subscription_id), timezone.now())
+    except ProviderUnavailable as error:
+        log.warning("subscription.unanswered", subscription=subscription_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def sandbox_tick() -> None:
+    """One second in the sandbox's world: its orders move on, its webhooks leave."""
+    now = timezone.now()
+    orders.advance(now)
+    for delivery_id in deliveries.due(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        sandbox_deliver.delay(delivery_id)
+
+
+@shared_task(ignore_result=True)
+def sandbox_deliver(delivery_id: str) -> None:
+    deliveries.send(delivery_id, timezone.now())

@@ -1,0 +1,236 @@
+"""The terms of an account: its plan version, or a contract in its place.
+
+The one place that says what an account may do (`keys.entitlements.Terms`) and what that
+costs (`rating.Price`). Everything that changes either ends with `refresh`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Q
+
+from billing import periods, rating
+from billing.catalogue import CALLS
+from billing.models import Contract, PastIncluded, PlanVersion, Subscription
+from keys import entitlements
+from keys.entitlements import MeterTerms, Terms
+from keys.models import Entitlement
+
+NO_PROVIDER = "none"
+# Traffic goes on for this long while a renewal is unconfirmed, or its payment has failed.
+RENEWAL_GRACE = timedelta(hours=settings.RENEWAL_GRACE_HOURS)
+PAYMENT_GRACE = timedelta(days=settings.PAST_DUE_GRACE_DAYS)
+CONTRACT_PLAN_NAME = "Enterprise"
+CONTRACT_KEY_LIMIT = 100
+CONTRACT_TEST_QUOTA_PER_DAY = 1000
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an account has at a moment: a running contract, a subscription that lives, or both.
+
+    A contract takes the place of the subscription's terms and price while it runs.
+    """
+
+    contract: Contract | None
+    subscription: Subscription | None
+
+    @property
+    def plan_name(self) -> str:
+        if self.contract:
+            return CONTRACT_PLAN_NAME
+        return self.subscription.version.plan.name if self.subscription else ""
+
+    @property
+    def currency(self) -> str:
+        if self.contract:
+            return self.contract.currency
+        return self.subscription.version.currency if self.subscription else "USD"
+
+    @property
+    def monthly_minor(self) -> int:
+        """The account's monthly recurring revenue, minor units: base prices only.
+
+        A yearly price counts a twelfth, half a unit rounded up; a trial counts nothing, a
+        failed payment still does until the subscription ends.
+        """
+        if self.contract:
+            return self.contract.base_price_minor
+        if self.subscription is None or self.subscription.state == Subscription.State.TRIALING:
+            return 0
+        version = self.subscription.version
+        months = months_of(version)
+        return (2 * version.base_price_minor + months) // (2 * months)
+
+
+def standing(account_id: UUID, now: datetime) -> Standing:
+    """What the account has now, read from the rows."""
+    contract = (
+        Contract.objects.filter(account_id=account_id, starts_at__lte=now)
+        .filter(Q(ends_at=None) | Q(ends_at__gt=now))
+        .first()
+    )
+    subscription = (
+        Subscription.objects.filter(account_id=account_id)
+        .exclude(state=Subscription.State.ENDED)
+        .select_related("version__plan")
+        .first()
+    )
+    return Standing(contract, subscription)
+
+
+def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
+    """Makes the account's entitlement say what it has now; None where it never had anything.
+
+    In the caller's transaction, which holds the account (`accounts.locked`). What ends keeps
+    the terms that it had: its keys answer `subscription_ended`, and its plan can be named.
+    """
+    has = standing(account_id, now)
+    if has.contract is None and has.subscription is None:
+        return _end(account_id, now)
+    state, ends_at = _access(has, now)
+    return entitlements.apply(
+        account_id,
+        state=state,
+        plan_name=has.plan_name,
+        terms_id=terms_id(has),
+        terms=_terms(has),
+        periods=usage_periods(has, now),
+        ends_at=ends_at,
+        now=now,
+    )
+
+
+def usage_periods(has: Standing, now: datetime) -> list[datetime]:
+    """Boundaries of the months in which usage is counted, the current one's start first."""
+    if has.subscription is not None:
+        subscription = has.subscription
+        return periods.boundaries(
+            subscription.period_start,
+            subscription.period_end,
+            months=months_of(subscription.version),
+            anchor_day=subscription.anchor_day,
+            now=now,
+        )
+    if has.contract is None:
+        return []
+    start = has.contract.starts_at.replace(microsecond=0)
+    end = periods.add_months(start, 1, start.day)
+    return periods.boundaries(start, end, months=1, anchor_day=start.day, now=now)
+
+
+def months_of(version: PlanVersion) -> int:
+    return 12 if version.interval == PlanVersion.Interval.YEAR else 1
+
+
+def terms_id(has: Standing) -> str:
+    """What every usage event carries, so that it can be priced years later."""
+    if has.contract:
+        return f"contract:{has.contract.pk}"
+    return f"version:{has.subscription.version_id}" if has.subscription else ""
+
+
+def price(has: Standing) -> rating.Price | None:
+    """What one period of these terms costs; None where there are none.
+
+    Units past the included ones cost what the tiers say, whatever the customer has chosen
+    since: where calls stop there, there are none.
+    """
+    if has.contract:
+        calls = rating.MeterPrice(
+            CALLS,
+            has.contract.included_calls,
+            "graduated",
+            rating.parse_tiers(has.contract.tiers, "graduated"),
+        )
+        return rating.Price(has.currency, has.contract.base_price_minor, (calls,))
+    if has.subscription is None:
+        return None
+    version = has.subscription.version
+    meters = tuple(
+        rating.MeterPrice(
+            meter.meter.name,
+            meter.included_units,
+            meter.tier_mode,
+            rating.parse_tiers(meter.tiers, meter.tier_mode),
+        )
+        for meter in version.meters.select_related("meter").order_by("meter")
+    )
+    return rating.Price(version.currency, version.base_price_minor, meters)
+
+
+def _access(has: Standing, now: datetime) -> tuple[str, datetime | None]:
+    """Whether calls are let through, and the moment from which they no longer are.
+
+    The grace of a failed payment has no such moment: what follows it is `payment_required`,
+    which `subscriptions.advance` sets, not the end.
+    """
+    subscription = has.subscription
+    if has.contract is not None:
+        return Entitlement.State.ACTIVE, None if subscription else has.contract.ends_at
+    if subscription is None:
+        return Entitlement.State.ENDED, None
+    since = subscription.past_due_since
+    unpaid = since is not None and since + PAYMENT_GRACE <= now
+    state = Entitlement.State.PAYMENT_REQUIRED if unpaid else Entitlement.State.ACTIVE
+    if subscription.cancel_at_period_end:
+        return state, subscription.period_end
+    if subscription.provider == NO_PROVIDER or since is not None:
+        return state, None
+    return state, subscription.period_end + RENEWAL_GRACE
+
+
+def _terms(has: Standing) -> Terms:
+    """Prices compiled away: the gateway gets the units at which to refuse."""
+    if has.contract:
+        contract = has.contract
+        return Terms(
+            rate_per_second=contract.rate_per_second,
+            burst=contract.burst,
+            meters={CALLS: _meter(contract.included_calls, contract.past_included)},
+            test_quota_per_day=CONTRACT_TEST_QUOTA_PER_DAY,
+            key_limit=CONTRACT_KEY_LIMIT,
+        )
+    if has.subscription is None:
+        raise ValueError("Nothing has no terms.")
+    version = has.subscription.version
+    stops = has.subscription.overage == Subscription.Overage.STOP
+    return Terms(
+        rate_per_second=version.rate_per_second,
+        burst=version.burst,
+        meters={
+            meter.meter.name: _meter(
+                meter.included_units, PastIncluded.REFUSE if stops else meter.past_included
+            )
+            for meter in version.meters.select_related("meter")
+        },
+        test_quota_per_day=version.test_quota_per_day,
+        key_limit=version.key_limit,
+        features=tuple(version.features),
+    )
+
+
+def _meter(included: int, past_included: str) -> MeterTerms:
+    if past_included == PastIncluded.BILL:
+        return MeterTerms(included, "bill", None)
+    return MeterTerms(included, "refuse", included)
+
+
+def _end(account_id: UUID, now: datetime) -> Entitlement | None:
+    held = Entitlement.objects.filter(account_id=account_id).first()
+    if held is None or held.state == Entitlement.State.ENDED:
+        return held
+    return entitlements.apply(
+        account_id,
+        state=Entitlement.State.ENDED,
+        plan_name=held.plan_name,
+        terms_id=held.terms_id,
+        terms=Terms.from_json(held.terms),
+        periods=[datetime.fromtimestamp(boundary, UTC) for boundary in held.periods],
+        ends_at=held.ends_at,
+        now=now,
+    )
