@@ -48,7 +48,7 @@ INSTALLED_APPS = [
     "billing",
     "gateway",
     "keys",
-    "django.contrib.admin",
+    "portal.staff.apps.StaffAdminConfig",  # django.contrib.admin, arranged for staff
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.humanize",

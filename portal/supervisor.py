@@ -134,8 +134,10 @@ class Supervisor:
             ready.append(self._keep(web, _responds(upstream, "/", 599)))
         await asyncio.gather(*ready)
         await self._run_once("migrate", "migrate", "--noinput", "--verbosity=0")
-        openapi = ["--openapi", self._options.openapi] if self._options.openapi else []
-        await self._run_once("demo", "demo", "--upstream", upstream, *openapi)
+        offered = ["--upstream" if self._options.upstream else "--holidays", upstream]
+        if self._options.openapi:
+            offered += ["--openapi", self._options.openapi]
+        await self._run_once("demo", "demo", *offered)
         self._demo = self._folder.read("demo.json")
         await asyncio.gather(*self._application())
         self._is_ready = True

@@ -1,0 +1,141 @@
+"""What staff write about prices, judged before it is stored: plans, versions, contracts.
+
+Amounts are written in major units, as on the price list; rows keep minor ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.db.models import Model
+
+from billing import money
+from billing.models import Contract, Plan, PlanMeter, PlanVersion
+from keys.typed import ModelForm
+
+Priced = TypeVar("Priced", bound=Model)
+
+
+class LinesField(forms.CharField):
+    """A JSON list of strings, written one per line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=forms.Textarea(attrs={"rows": 4}), required=False, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        lines = (line.strip() for line in (super().to_python(value) or "").splitlines())
+        return [line for line in lines if line]
+
+
+class TiersField(forms.JSONField):
+    """Price tiers as JSON, a list that may be empty; their rules stand with the models."""
+
+    def __init__(self) -> None:
+        area = forms.Textarea(attrs={"rows": 3, "cols": 60, "spellcheck": "false"})
+        text = PlanMeter._meta.get_field("tiers").help_text
+        super().__init__(widget=area, required=False, help_text=text)
+
+    def clean(self, value: Any) -> Any:
+        given = super().clean(value)
+        return [] if given is None else given
+
+
+class PricedForm(ModelForm[Priced]):
+    """A row with a base price and a currency."""
+
+    base_price = forms.DecimalField(
+        min_value=0,
+        max_value=10**12,
+        label="Base price",
+        help_text="Per interval, in major units: 50 or 49.90.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        row: Any = self.instance
+        if row.base_price_minor is not None:
+            self.initial["base_price"] = money.to_major(row.base_price_minor, row.currency)
+
+    def clean_currency(self) -> str:
+        currency: str = self.cleaned_data["currency"].upper()
+        if not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
+            raise ValidationError("Write three letters, such as USD.")
+        return currency
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        amount, currency = cleaned.get("base_price"), cleaned.get("currency")
+        if amount is not None and currency:
+            row: Any = self.instance
+            row.base_price_minor = money.to_minor(amount, currency)
+            if money.to_major(row.base_price_minor, currency) != amount:
+                places = money.exponent(currency)
+                self.add_error("base_price", f"{currency} has {places} decimal places.")
+        return cleaned
+
+
+class PlanForm(ModelForm[Plan]):
+    highlights = LinesField(help_text="Further lines of the price list, one per line.")
+
+    class Meta:
+        model = Plan
+        fields = (
+            "name",
+            "slug",
+            "tagline",
+            "kind",
+            "highlights",
+            "recommended",
+            "listed",
+            "position",
+        )
+
+
+class VersionForm(PricedForm[PlanVersion]):
+    features = LinesField(help_text="One per line.")
+
+    class Meta:
+        model = PlanVersion
+        fields = (
+            "plan",
+            "currency",
+            "interval",
+            "rate_per_second",
+            "burst",
+            "key_limit",
+            "test_quota_per_day",
+            "features",
+        )
+
+
+class MeterTermsForm(ModelForm[PlanMeter]):
+    tiers = TiersField()
+
+    class Meta:
+        model = PlanMeter
+        fields = ("meter", "included_units", "past_included", "tier_mode", "tiers")
+
+
+class ContractForm(PricedForm[Contract]):
+    tiers = TiersField()
+
+    class Meta:
+        model = Contract
+        fields = (
+            "account",
+            "title",
+            "currency",
+            "rate_per_second",
+            "burst",
+            "included_calls",
+            "past_included",
+            "tiers",
+            "sla_text",
+            "starts_at",
+            "ends_at",
+        )

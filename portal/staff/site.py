@@ -1,0 +1,145 @@
+"""The admin under the seller's name, arranged by what staff do instead of by app.
+
+Owns the index, the addresses of the pages that no model has (analytics, ledger, import), and
+what waits for staff. The models' own pages stand in each app's `admin.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.admin import AdminSite
+from django.http import HttpRequest
+from django.urls import URLPattern, URLResolver, path, reverse
+
+from billing.models import EnterpriseRequest, ProviderEvent
+from gateway.models import QuarantinedEntry
+from portal.staff import analytics, imports, ledger
+
+# What a group lists: models by label, in the order in which staff look for them.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Customers": ("portal.Account", "billing.EnterpriseRequest", "portal.User"),
+    "Plans and billing": (
+        "billing.Plan",
+        "billing.PlanVersion",
+        "billing.Contract",
+        "billing.Subscription",
+        "billing.Checkout",
+        "billing.BillingEvent",
+    ),
+    "APIs and usage": (
+        "gateway.Api",
+        "gateway.Meter",
+        "gateway.UsageRollup",
+        "gateway.RefusalRollup",
+        "gateway.QuarantinedEntry",
+    ),
+    "Keys": ("keys.ApiKey", "keys.KeyEvent"),
+    "Inbox": ("billing.ProviderEvent",),
+    "House": ("auth.Group", "auditlog.LogEntry"),
+}
+# auditlog's pages search a user's first and last name, which ours don't have.
+REPLACED = {"auditlog.admin"}
+
+
+class StaffSite(AdminSite):
+    """Django's admin site with our groups, our pages and our look."""
+
+    site_header = site_title = f"{settings.SITE_NAME} staff"
+    index_title = "Staff"
+    index_template = "admin/staff_index.html"
+    empty_value_display = "–"
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Leaves out the pages of libraries that ours replace, whichever comes first."""
+        if admin_class is None or admin_class.__module__ not in REPLACED:
+            super().register(model_or_iterable, admin_class, **options)
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:  # type: ignore[override]
+        view = self.admin_view
+        return [
+            path("analytics/", view(analytics.page), name="analytics"),
+            path("gateway/usageevent/", view(ledger.page), name="ledger"),
+            path("gateway/api/import/", view(imports.choose), name="gateway_api_import"),
+            path(
+                "gateway/api/import/<str:token>/",
+                view(imports.confirm),
+                name="gateway_api_import_confirm",
+            ),
+            *super().get_urls(),
+        ]
+
+    def get_app_list(
+        self, request: HttpRequest, app_label: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Our groups; an app's own index page, reached by breadcrumbs, stays Django's."""
+        apps = super().get_app_list(request, app_label)
+        if app_label is not None:
+            return apps
+        models = {model["model"]._meta.label: model for app in apps for model in app["models"]}
+        groups = []
+        for name, labels in GROUPS.items():
+            listed = [models[label] for label in labels if label in models]
+            if name == "APIs and usage" and request.user.has_perm("gateway.view_usagerollup"):
+                listed.insert(2, _entry("Calls", "ledger"))
+            if name == "Plans and billing" and request.user.has_perm("billing.view_subscription"):
+                listed.insert(0, _entry("Analytics", "analytics"))
+            if listed:
+                groups.append(
+                    {
+                        "name": name,
+                        "app_label": name.lower().replace(" ", "-"),
+                        "app_url": "",
+                        "has_module_perms": True,
+                        "models": listed,
+                    }
+                )
+        return groups
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        return super().index(request, {**(extra_context or {}), "waiting": waiting(request)})
+
+
+def _entry(name: str, url_name: str) -> dict[str, Any]:
+    """A page of ours, listed as if it were a model that is only read."""
+    address = reverse(f"admin:{url_name}")
+    return {
+        "name": name,
+        "object_name": name,
+        "admin_url": address,
+        "add_url": None,
+        "view_only": True,
+    }
+
+
+def waiting(request: HttpRequest) -> list[dict[str, Any]]:
+    """What asks for a member of staff, with the way there; only what is not zero."""
+    asked = (
+        (
+            "billing.view_enterpriserequest",
+            EnterpriseRequest.objects.filter(state=EnterpriseRequest.State.NEW).count(),
+            "enterprise request to answer",
+            "enterprise requests to answer",
+            reverse("admin:billing_enterpriserequest_changelist") + "?state__exact=new",
+        ),
+        (
+            "billing.view_providerevent",
+            ProviderEvent.objects.filter(dead_at__isnull=False).count(),
+            "provider event given up",
+            "provider events given up",
+            reverse("admin:billing_providerevent_changelist") + "?standing=dead",
+        ),
+        (
+            "gateway.view_quarantinedentry",
+            QuarantinedEntry.objects.count(),
+            "usage entry in quarantine",
+            "usage entries in quarantine",
+            reverse("admin:gateway_quarantinedentry_changelist"),
+        ),
+    )
+    return [
+        {"count": count, "text": one if count == 1 else many, "address": address}
+        for permission, count, one, many, address in asked
+        if count and request.user.has_perm(permission)
+    ]
