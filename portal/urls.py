@@ -6,7 +6,7 @@ from django.urls import URLPattern, URLResolver, path, re_path
 
 from billing import webhooks
 from billing.sandbox import views as sandbox
-from portal import addresses, docs, pages, signup
+from portal import addresses, billing_pages, dashboard, docs, key_pages, pages, purchase, signup
 from portal.demo import mailbox
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -27,9 +27,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("logout/", account.logout, name="account_logout"),
     path("inactive/", account.account_inactive, name="account_inactive"),
     path("password/reset/", signup.password_reset, name="account_reset_password"),
-    path(
-        "password/reset/done/", account.password_reset_done, name="account_reset_password_done"
-    ),
+    path("password/reset/done/", account.password_reset_done, name="account_reset_password_done"),
     path(
         "password/reset/key/done/",
         account.password_reset_from_key_done,
@@ -46,8 +44,22 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("demo/mail/<slug:name>/", mailbox.letter, name="letter"),
     path("demo/mail/<slug:name>/html", mailbox.letter_html, name="letter_html"),
     # dashboard
+    path("dashboard/", dashboard.overview, name="overview"),
+    path("dashboard/live/", dashboard.live_overview, name="live_overview"),
+    path("dashboard/billing/", billing_pages.billing, name="billing"),
+    path("dashboard/billing/cancel/", billing_pages.billing_cancel, name="billing_cancel"),
+    path("dashboard/billing/resume/", billing_pages.billing_resume, name="billing_resume"),
+    path("dashboard/billing/overage/", billing_pages.billing_overage, name="billing_overage"),
     # keys
+    path("dashboard/keys/", key_pages.key_list, name="keys"),
+    path("dashboard/keys/create/", key_pages.key_create, name="key_create"),
+    path("dashboard/keys/<uuid:key_id>/claim/", key_pages.key_claim, name="key_claim"),
+    path("dashboard/keys/<uuid:key_id>/rotate/", key_pages.key_rotate, name="key_rotate"),
+    path("dashboard/keys/<uuid:key_id>/revoke/", key_pages.key_revoke, name="key_revoke"),
     # purchase: checkout, success, claim; the sandbox's own pages; webhooks
+    path("buy/<slug:plan>/", purchase.buy, name="buy"),
+    path("checkout/<uuid:checkout_id>/", purchase.checkout_page, name="checkout_return"),
+    path("claim/<str:token>/", purchase.claim_link, name="claim_link"),
     path("sandbox/checkout/<slug:order_id>/", sandbox.checkout, name="sandbox_checkout"),
     path("webhooks/<slug:provider>", webhooks.receive, name="webhook"),
     path("webhooks/<slug:provider>/", webhooks.receive),

@@ -1,0 +1,149 @@
+"""The billing page: plan, period, what is included and used, the coming bill, the end.
+
+Every change is billing's own function, asked for by a member who may; this module shows and
+asks first. Shows no invoices yet.
+"""
+
+from django import forms
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from billing import catalogue, estimates, subscriptions, terms
+from billing.models import Checkout, PastIncluded, Subscription
+from billing.providers import ProviderUnavailable
+from gateway import usage
+from keys.models import ApiKey, Entitlement
+from portal import notices, quotas
+from portal.access import AccountRequest, member
+from portal.roles import Capability, may
+from portal.templatetags.texts import day
+
+NOT_NOW = (
+    "The payment provider does not answer at the moment, so nothing was changed. "
+    "Please try again in a minute."
+)
+
+
+class Cancel(forms.Form):
+    when = forms.ChoiceField(
+        label="When",
+        widget=forms.RadioSelect,
+        initial="period_end",
+        choices=[
+            ("period_end", "When the period ends: until then everything works"),
+            ("now", "Now: every key is refused from the next call on, nothing is refunded"),
+        ],
+    )
+
+
+@require_GET
+@member()
+def billing(request: AccountRequest) -> HttpResponse:
+    now = timezone.now()
+    account = request.account
+    entitlement = Entitlement.objects.filter(account=account).first()
+    has = terms.standing(account.pk, now)
+    version = has.subscription.version if has.subscription and not has.contract else None
+    period = quotas.period_of(entitlement, now)
+    used = usage.of_period(account.pk, period[0]).billable_units if period else {}
+    return render(
+        request,
+        "purchase/billing.html",
+        {
+            "nav": "billing",
+            "entitlement": entitlement,
+            "contract": has.contract,
+            "subscription": has.subscription,
+            "version": version,
+            "promises": catalogue.promises(version),
+            "may_choose_overage": version is not None
+            and version.meters.filter(past_included=PastIncluded.BILL).exists(),
+            "quotas": quotas.of_period(entitlement, period, used, now)
+            if entitlement and period
+            else [],
+            "bill": estimates.coming_bill(account, now),
+            "notices": notices.of_account(entitlement, has.subscription, now),
+            "pending": account.checkouts.filter(
+                state=Checkout.State.OPEN, payment_pending=True
+            ).first(),
+            "may_buy": may(request.membership.role, Capability.BILLING),
+        },
+    )
+
+
+@require_http_methods(["GET", "POST"])
+@member(Capability.BILLING)
+def billing_cancel(request: AccountRequest) -> HttpResponse:
+    """Asks when, and says what stops then."""
+    subscription = subscriptions.alive(request.account)
+    if subscription is None:
+        messages.info(request, "There is no plan to cancel.")
+        return redirect("billing")
+    form = Cancel(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        at_period_end = form.cleaned_data["when"] == "period_end"
+        try:
+            subscriptions.cancel(request.account, at_period_end=at_period_end, now=timezone.now())
+        except subscriptions.NoSubscription:
+            messages.info(request, "The plan has ended meanwhile.")
+        except ProviderUnavailable:
+            messages.error(request, NOT_NOW)
+        else:
+            name = subscription.version.plan.name
+            if at_period_end:
+                ended = f"{name} ends on {day(subscription.period_end)}. Until then it all works."
+            else:
+                ended = f"{name} has ended. Keys are refused from now on."
+            messages.success(request, ended)
+        return redirect("billing")
+    keys = request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE)
+    return render(
+        request,
+        "purchase/cancel.html",
+        {
+            "nav": "billing",
+            "form": form,
+            "subscription": subscription,
+            "keys": keys.filter(state=ApiKey.State.ACTIVE),
+        },
+        status=422 if form.errors else 200,
+    )
+
+
+@require_POST
+@member(Capability.BILLING)
+def billing_resume(request: AccountRequest) -> HttpResponse:
+    """Takes a planned cancellation back."""
+    try:
+        subscriptions.resume(request.account, timezone.now())
+    except subscriptions.NoSubscription:
+        messages.error(request, "The plan has ended meanwhile. Choose one to go on.")
+    except ProviderUnavailable:
+        messages.error(request, NOT_NOW)
+    else:
+        messages.success(request, "The plan goes on; the cancellation is withdrawn.")
+    return redirect("billing")
+
+
+@require_POST
+@member(Capability.BILLING)
+def billing_overage(request: AccountRequest) -> HttpResponse:
+    """Chooses what happens past the included units: billed, or refused."""
+    overage = request.POST.get("overage", "")
+    if overage not in Subscription.Overage.values:
+        return redirect("billing")
+    try:
+        subscriptions.set_overage(request.account, overage, timezone.now())
+    except subscriptions.NoSubscription:
+        messages.error(request, "There is no plan to change.")
+    else:
+        messages.success(
+            request,
+            "Units past the included ones are billed."
+            if overage == Subscription.Overage.BILL
+            else "Calls are refused once the included units are used.",
+        )
+    return redirect("billing")

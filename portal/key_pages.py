@@ -1,0 +1,292 @@
+"""The keys page: list, create, claim, rotate, revoke. Keys themselves are `keys.issuance`'s.
+
+A secret leaves in the response to the POST that makes or claims its key, in no other, and
+that POST can't be repeated: creating and rotating carry a token that is spent once
+(`portal.once`), a claim finds the key claimed.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_http_methods
+
+from gateway import usage
+from gateway.models import Api
+from keys import issuance
+from keys.models import ApiKey
+from portal import live, once, samples
+from portal.access import AccountRequest, member
+from portal.ratelimits import by_user, limited
+from portal.roles import Capability, may
+
+FORMER_KEYS_SHOWN = 20
+OVERLAPS = {
+    "0": (timedelta(0), "Now: the old key stops at once"),
+    "1": (timedelta(hours=1), "1 hour"),
+    "24": (timedelta(hours=24), "24 hours"),
+    "168": (timedelta(days=7), "7 days"),
+}
+
+
+class CreateKey(forms.Form):
+    name = forms.CharField(
+        max_length=80, label="Name", help_text="Where it will be used: “Production”, “Laptop”."
+    )
+    mode = forms.ChoiceField(
+        label="Mode",
+        widget=forms.RadioSelect,
+        initial=ApiKey.Mode.LIVE,
+        choices=[
+            (ApiKey.Mode.LIVE, "Live: calls count towards your plan"),
+            (ApiKey.Mode.TEST, "Test: a small daily quota of its own, never billed"),
+        ],
+    )
+
+
+class RotateKey(forms.Form):
+    overlap = forms.ChoiceField(
+        label="How long the old key keeps working",
+        widget=forms.RadioSelect,
+        initial="24",
+        choices=[(hours, label) for hours, (_, label) in OVERLAPS.items()],
+    )
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """A key as its row shows it. `retires_in` is empty unless a rotation set its end."""
+
+    key: ApiKey
+    condition: str  # unclaimed, active, retiring, expired, revoking or revoked
+    retires_in: str
+
+
+def rows_of(keys: list[ApiKey], now: datetime) -> list[KeyRow]:
+    """One row per key. “Revoked” is said once the gateway has it, “revoking” until then."""
+    rows = []
+    for key in keys:
+        condition, retires_in = str(key.state), ""
+        if key.state == ApiKey.State.REVOKED and not key.is_published:
+            condition = "revoking"
+        elif key.state == ApiKey.State.ACTIVE and key.expires_at is not None:
+            condition = "retiring" if key.expires_at > now else "expired"
+            retires_in = duration_in_words(key.expires_at - now)
+        rows.append(KeyRow(key, condition, retires_in))
+    return rows
+
+
+def duration_in_words(duration: timedelta) -> str:
+    """`6 d 3 h`, `23 h 41 min`, `12 min`: two units at most, rounded down."""
+    minutes = max(int(duration.total_seconds()) // 60, 0)
+    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+@require_GET
+@member()
+def key_list(request: AccountRequest) -> HttpResponse:
+    """All keys; polled by its own table, which is answered only when it changed."""
+    now = timezone.now()
+    keys = list(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE))
+    rows = rows_of(keys, now)
+    current = [row for row in rows if row.condition in ("active", "retiring")]
+    former = [row for row in rows if row.condition in ("expired", "revoking", "revoked")]
+    table = live.Part.of(
+        "keys",
+        render_to_string(
+            "keys/_table.html",
+            {
+                "current": current,
+                "former": former[:FORMER_KEYS_SHOWN],
+                "may_manage": may(request.membership.role, Capability.KEYS),
+            },
+        ),
+    )
+    if request.htmx and not live.changed([table], request):
+        return HttpResponse(status=204)
+    return render(
+        request,
+        "keys/_live_table.html" if request.htmx else "keys/list.html",
+        {
+            "nav": "keys",
+            "table": table,
+            "unclaimed": [row.key for row in rows if row.condition == "unclaimed"],
+            "may_manage": may(request.membership.role, Capability.KEYS),
+        },
+    )
+
+
+@require_http_methods(["GET", "POST"])
+@limited("keys", (by_user, "120/h"))
+@member(Capability.KEYS)
+def key_create(request: AccountRequest) -> HttpResponse:
+    form = CreateKey(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        if not once.spend(request.POST.get("once", ""), request.user, "create"):
+            return _already_sent(request)
+        try:
+            key, secret = issuance.create(
+                request.account,
+                name=form.cleaned_data["name"],
+                mode=form.cleaned_data["mode"],
+                actor=request.user,
+                address=request.META["REMOTE_ADDR"],
+                now=timezone.now(),
+            )
+        except issuance.KeyLimitReached:
+            form.add_error(
+                None,
+                "Your plan allows no more keys. Revoke one that is not used any more, "
+                "or choose a larger plan.",
+            )
+        except issuance.NotEntitled:
+            form.add_error(None, "Keys come with a plan. Choose one first.")
+        else:
+            return show_secret(request, key, secret)
+    return render(
+        request,
+        "keys/create.html",
+        {"nav": "keys", "form": form, "once": once.draw(request.user, "create")},
+        status=422 if form.errors else 200,
+    )
+
+
+@require_http_methods(["GET", "POST"])
+@limited("keys", (by_user, "120/h"))
+@member(Capability.KEYS)
+def key_claim(request: AccountRequest, key_id: UUID) -> HttpResponse:
+    """Shows the secret of a key that was issued and never shown. GET never claims."""
+    key = get_object_or_404(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE), pk=key_id)
+    if request.method == "GET":
+        return redirect("keys")
+    try:
+        secret = issuance.claim(
+            key.pk,
+            request.account,
+            actor=request.user,
+            address=request.META["REMOTE_ADDR"],
+            now=timezone.now(),
+        )
+    except issuance.AlreadyClaimed:
+        key.refresh_from_db()
+        return render(
+            request,
+            "keys/already_claimed.html",
+            {"nav": "keys", "key": key, "may_manage": True},
+            status=409,
+        )
+    key.refresh_from_db()
+    return show_secret(request, key, secret)
+
+
+@require_http_methods(["GET", "POST"])
+@limited("keys", (by_user, "120/h"))
+@member(Capability.KEYS)
+def key_rotate(request: AccountRequest, key_id: UUID) -> HttpResponse:
+    """Makes a successor; the old key lives on for the overlap that the member chose."""
+    now = timezone.now()
+    key = get_object_or_404(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE), pk=key_id)
+    act = f"rotate {key.pk}"
+    form = RotateKey(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        if not once.spend(request.POST.get("once", ""), request.user, act):
+            return _already_sent(request)
+        overlap, _ = OVERLAPS[form.cleaned_data["overlap"]]
+        try:
+            successor, secret = issuance.rotate(
+                key.pk,
+                request.account,
+                overlap=overlap,
+                actor=request.user,
+                address=request.META["REMOTE_ADDR"],
+                now=now,
+            )
+        except issuance.KeyNotActive:
+            messages.error(request, f"{key.hint} is not active any more and can't be rotated.")
+            return redirect("keys")
+        key.refresh_from_db()
+        return show_secret(request, successor, secret, rotated=rows_of([key], now)[0])
+    return render(
+        request,
+        "keys/rotate.html",
+        {"nav": "keys", "key": key, "form": form, "once": once.draw(request.user, act)},
+        status=422 if form.errors else 200,
+    )
+
+
+@require_http_methods(["GET", "POST"])
+@limited("keys", (by_user, "120/h"))
+@member(Capability.KEYS)
+def key_revoke(request: AccountRequest, key_id: UUID) -> HttpResponse:
+    """Asks first, naming what will break; for htmx as a dialog's content."""
+    key = get_object_or_404(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE), pk=key_id)
+    if request.method == "POST":
+        revoked = issuance.revoke(
+            key.pk,
+            request.account,
+            actor=request.user,
+            address=request.META["REMOTE_ADDR"],
+            now=timezone.now(),
+        )
+        if revoked.confirmed:
+            messages.success(
+                request, f"Revoked: {key.name} ({key.hint}) is refused from the next call on."
+            )
+        else:
+            messages.warning(
+                request,
+                f"{key.name} ({key.hint}) is on its way out, but the gateway has not confirmed "
+                "it yet and may still let calls through. It is told again every few seconds; "
+                "the list says “revoked” when it is done.",
+            )
+        return redirect("keys")
+    return render(
+        request,
+        "keys/_revoke.html" if request.htmx else "keys/revoke.html",
+        {
+            "nav": "keys",
+            "key": key,
+            "recent": usage.recent(request.account.pk, 3, key_id=key.pk),
+        },
+    )
+
+
+def show_secret(
+    request: AccountRequest, key: ApiKey, secret: str, *, rotated: KeyRow | None = None
+) -> HttpResponse:
+    """The one response that carries a secret; `member` has it stored nowhere."""
+    return render(
+        request,
+        "keys/shown.html",
+        {
+            "nav": "keys",
+            "key": key,
+            "secret": secret,
+            "curl": curl(secret),
+            "rotated": rotated,
+        },
+    )
+
+
+def curl(key: str = samples.KEY_VARIABLE) -> str:
+    """A command that works when pasted: the first call of the first API on sale."""
+    api = Api.objects.filter(listed=True, enabled=True).first()
+    sample = samples.first_call(api) if api else None
+    if sample is None:
+        url = f"{settings.GATEWAY_URL}/gateway/{api.slug if api else ''}/"
+        sample = samples.Sample(url=url, summary="", answer="")
+    return sample.curl(key)
+
+
+def _already_sent(request: AccountRequest) -> HttpResponse:
+    return render(request, "keys/already_sent.html", {"nav": "keys"}, status=409)

@@ -1,0 +1,107 @@
+"""What a customer should know on arriving: a payment that failed, a limit that is near.
+
+Words for states that others own; changes nothing and reads no database.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.urls import reverse
+
+from billing import terms
+from billing.models import Subscription
+from keys.models import Entitlement
+from portal.quotas import Quota
+from portal.templatetags.texts import day
+
+
+@dataclass(frozen=True)
+class Notice:
+    """`tone` is a class of `.note`: "", "ok", "warn" or "bad"; `action` is its link's text."""
+
+    tone: str
+    headline: str
+    text: str
+    href: str = ""
+    action: str = ""
+
+
+def of_account(
+    entitlement: Entitlement | None, subscription: Subscription | None, now: datetime
+) -> list[Notice]:
+    """What the account's state asks for, the worst first. `subscription`: the living one."""
+    if entitlement is None:
+        return []
+    notices = []
+    if entitlement.suspended:
+        notices.append(
+            Notice(
+                "bad",
+                "This account is suspended.",
+                "Every call is refused with account_suspended. Please get in touch with us.",
+                reverse("enterprise"),
+                "Write to us",
+            )
+        )
+    if entitlement.state == Entitlement.State.ENDED:
+        notices.append(
+            Notice(
+                "bad",
+                f"{entitlement.plan_name} has ended.",
+                "Calls are refused with subscription_ended. Choose a plan, and the same keys "
+                "work again.",
+                reverse("pricing"),
+                "Choose a plan",
+            )
+        )
+    if subscription is not None and subscription.past_due_since is not None:
+        notices.append(_past_due(subscription.past_due_since + terms.PAYMENT_GRACE, now))
+    if subscription is not None and subscription.cancel_at_period_end:
+        name = subscription.version.plan.name
+        notices.append(
+            Notice(
+                "warn",
+                f"{name} ends on {day(subscription.period_end)}.",
+                "Until then nothing changes; afterwards every key is refused.",
+                reverse("billing"),
+                f"Keep {name}",
+            )
+        )
+    return notices
+
+
+def of_quota(quota: Quota) -> list[Notice]:
+    """A quota that is used up, or will be before the period ends."""
+    used = f"{quota.used:,} of {quota.included:,} {quota.meter} used."
+    if not quota.left:
+        if quota.refuses_past_included:
+            text = f"Further calls are refused until {day(quota.period_end)}."
+            return [Notice("bad", used, text, reverse("pricing"), "Compare plans")]
+        return [Notice("", used, "Further ones are billed at your plan’s price.")]
+    if quota.used_up_at is not None:
+        reach = "reach the limit" if quota.refuses_past_included else "pass what is included"
+        text = f"At this pace you {reach} on {day(quota.used_up_at)}."
+        tone = "warn" if quota.refuses_past_included else ""
+        return [Notice(tone, used, text, reverse("pricing"), "Compare plans")]
+    if quota.tone:
+        text = f"At this pace they last until {day(quota.period_end)}."
+        return [Notice("", used, text)]
+    return []
+
+
+def _past_due(grace_end: datetime, now: datetime) -> Notice:
+    if grace_end <= now:
+        return Notice(
+            "bad",
+            "The payment is overdue.",
+            "Calls are refused with payment_required until it arrives.",
+            reverse("billing"),
+            "Billing",
+        )
+    return Notice(
+        "warn",
+        "The last payment failed.",
+        f"Calls keep working until {day(grace_end)}, then they are refused with payment_required.",
+        reverse("billing"),
+        "Billing",
+    )

@@ -1,0 +1,29 @@
+"""Forms that act once: a reload or a second click re-sends them and must not repeat the act.
+
+A token is signed for one user and one act, and spent with Redis' atomic add; whoever sends
+it again is told so. Keeps nothing else, and protects nothing: CSRF tokens do that.
+"""
+
+from django.core import signing
+from django.core.cache import cache
+
+from keys.identifiers import new_id
+from portal.models import User
+
+MAX_AGE_SECONDS = 24 * 3600
+
+
+def draw(user: User, act: str) -> str:
+    """A token for one submission of the form for `act`, good for a day."""
+    return signing.dumps([user.pk, act, str(new_id())], salt=__name__)
+
+
+def spend(token: str, user: User, act: str) -> bool:
+    """Whether this is the first time that the token is sent, by its user, for its act."""
+    try:
+        owner, purpose, serial = signing.loads(token, salt=__name__, max_age=MAX_AGE_SECONDS)
+    except signing.BadSignature:
+        return False
+    if (owner, purpose) != (user.pk, act):
+        return False
+    return bool(cache.add(f"once:{serial}", 1, timeout=MAX_AGE_SECONDS))
