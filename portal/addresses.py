@@ -134,7 +134,7 @@ def verify(request: HttpRequest) -> HttpResponse:
         )
     asked = AddressCode.objects.filter(user=user, email=user.email).first()
     context = {"form": form, "next": onward, "asked": asked}
-    return render(request, "account/verify.html", context, status=422 if form.errors else 200)
+    return render(request, "account/verify.html", context)
 
 
 @login_required

@@ -69,7 +69,7 @@ def _deliver(announcement: Announcement, now: datetime) -> bool:
         mail = announcement.compose()
         if mail is not None and mail.to:
             mails.send(mail)
-            log.info("mail.sent", announcement=announcement.name, subject=mail.subject)
+            log.info("mail.sent", announcement=announcement.name)
     except (OSError, SMTPException) as error:
         if now < announcement.since + GIVE_UP_AFTER:
             log.warning("mail.failed", announcement=announcement.name, error=str(error))

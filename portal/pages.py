@@ -92,9 +92,7 @@ def enterprise(request: HttpRequest) -> HttpResponseBase:
         wish = form.save()
         log.info("enterprise.requested", request=wish.pk)
         return redirect("enterprise_sent")
-    return render(
-        request, "pages/enterprise.html", {"form": form}, status=422 if form.errors else 200
-    )
+    return render(request, "pages/enterprise.html", {"form": form})
 
 
 @require_safe

@@ -18,8 +18,6 @@ from django.conf import settings
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils.html import urlize
-from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
@@ -46,9 +44,8 @@ class Letter:
         return str(self.message["Subject"])
 
     @property
-    def text(self) -> SafeString:
-        """The plain part, escaped, its addresses clickable."""
-        return urlize(self._part("plain"), nofollow=True, autoescape=True)
+    def text(self) -> str:
+        return self._part("plain")
 
     @property
     def html(self) -> str:
@@ -64,9 +61,7 @@ def _read(path: Path) -> Letter:
     message = message_from_bytes(raw, policy=policy.default)
     if not isinstance(message, EmailMessage):
         raise TypeError("The default policy makes EmailMessage.")
-    sent_at = message["Date"].datetime if message["Date"] else None
-    fallback = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return Letter(path.stem, sent_at or fallback, message)
+    return Letter(path.stem, datetime.fromtimestamp(path.stat().st_mtime, UTC), message)
 
 
 def _files() -> list[Path]:

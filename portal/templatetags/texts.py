@@ -47,6 +47,8 @@ def count(number: int) -> str:
 def ago(moment: datetime) -> str:
     """How long ago, in the words that keystile.js keeps up to date; a date after 30 days."""
     seconds = max(0, int((timezone.now() - moment).total_seconds()))
+    if seconds < 3:
+        return "just now"
     if seconds < 60:
         return f"{seconds} s ago"
     if seconds < 3600:

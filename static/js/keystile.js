@@ -34,6 +34,7 @@ document.addEventListener("click", async (event) => {
 // The same words as the template filter `ago`.
 function ago(moment, now) {
   const seconds = Math.max(0, Math.floor((now - moment) / 1000));
+  if (seconds < 3) return "just now";
   if (seconds < 60) return `${seconds} s ago`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
