@@ -12,6 +12,7 @@ account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, 
                                 past:<m> (refuse|bill)
 routes:{p00}              hash  version, blob
 ready:{p00}               string, present once everything above has been published
+filling:{p00}             string, the one who is publishing it all (gateway.refill)
 used:{p00}:<account>:<live|test>:<period start, epoch s>:<meter>    integer
 gcra:{p00}:a:<account>, gcra:{p00}:k:<key id>                       integer, µs
 open:{p00}                hash  event id → the call as it was admitted
@@ -111,6 +112,10 @@ def routes_name(partition: int) -> str:
 
 def ready_name(partition: int) -> str:
     return f"ready:{tag(partition)}"
+
+
+def filling_name(partition: int) -> str:
+    return f"filling:{tag(partition)}"
 
 
 def used_name(

@@ -1,0 +1,39 @@
+"""Beat's reminders to the gateway's bookkeeping. A message says "go and look", never what."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from gateway import ledger, partitions, refill, routes
+from gateway.sweep import sweep as sweep_partition
+from keys import records
+
+
+@shared_task(ignore_result=True)
+def drain() -> None:
+    """Moves settled calls and counted refusals into Postgres."""
+    for partition in records.PARTITIONS:
+        ledger.drain(partition, timezone.now)
+        ledger.drain_refusals(partition)
+
+
+@shared_task(ignore_result=True)
+def sweep() -> None:
+    """Settles calls whose gateway died, by the clock that set their deadlines."""
+    redis = records.connection()
+    seconds, microseconds = redis.time()
+    for partition in records.PARTITIONS:
+        sweep_partition(redis, partition, seconds * 1000 + microseconds // 1000)
+
+
+@shared_task(ignore_result=True)
+def make_partitions() -> None:
+    """Makes the ledger's coming months."""
+    partitions.make_ahead(timezone.now())
+
+
+@shared_task(ignore_result=True)
+def republish_routes() -> None:
+    """Fills a Redis that came back empty; publishes routes whose newest version is not there."""
+    for partition in records.PARTITIONS:
+        refill.refill(partition, timezone.now())
+    routes.republish()
