@@ -71,4 +71,6 @@ def too_many(request: HttpRequest, seconds: int) -> HttpResponse:
     """The 429 page (RFC 6585 §4): when it may be tried again, in words and in `Retry-After`."""
     minutes = -(-seconds // 60)
     context = {"wait": f"{seconds} seconds" if seconds < 90 else f"{minutes} minutes"}
-    return render(request, "429.html", context, status=429, headers={"Retry-After": str(seconds)})
+    response = render(request, "429.html", context, status=429)
+    response["Retry-After"] = str(seconds)
+    return response
