@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 import structlog
@@ -158,8 +158,8 @@ class _Connection(asyncio.Protocol):
         self.lost: asyncio.Future[str] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what the loop promises
-        self.transport = transport
+        # uvloop's transports are asyncio's in all but their class.
+        self.transport = cast(asyncio.Transport, transport)
 
     def send(self, command: tuple[str | bytes | int, ...]) -> asyncio.Future[Any]:
         reply: asyncio.Future[Any] = self._loop.create_future()

@@ -18,6 +18,7 @@ import math
 import ssl
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 import httptools
 import structlog
@@ -279,8 +280,8 @@ class Connection(asyncio.Protocol):
     # ---- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what the loop promises
-        self.transport = transport
+        # uvloop's transports are asyncio's in all but their class.
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if not self._busy:
