@@ -29,6 +29,7 @@ VALIDATORS: dict[str, SpecValidatorType] = {
     "3.0": OpenAPIV30SpecValidator,
     "3.1": OpenAPIV31SpecValidator,
 }
+MAX_BYTES = plain_data.MAX_BYTES
 MAX_PATH_LENGTH = 300
 MAX_SUMMARY_LENGTH = 200
 MAX_REFERENCES = 32
@@ -113,10 +114,7 @@ def fetch(url: str, *, allow_private: bool = False) -> bytes:
     """
     try:
         return fetching.get(
-            url,
-            max_bytes=plain_data.MAX_BYTES,
-            timeout_seconds=10,
-            allow_private=allow_private,
+            url, max_bytes=MAX_BYTES, timeout_seconds=10, allow_private=allow_private
         )
     except fetching.Unfetchable as unfetchable:
         raise InvalidDocument(str(unfetchable)) from None
@@ -135,6 +133,14 @@ def resolve(document: Mapping[str, Any], pointer: str) -> Any:
             return value
         pointer = value["$ref"]
     raise InvalidDocument(f"The reference '{asked[:200]}' leads round in circles.")
+
+
+def path_items(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The path templates of a valid document with their path items, references resolved."""
+    for template, item in document.get("paths", {}).items():
+        if template.startswith("x-"):
+            continue
+        yield template, {**resolve(document, item["$ref"]), **item} if "$ref" in item else item
 
 
 def preview(document: Document, existing: Iterable[tuple[str, str]]) -> Preview:
@@ -342,11 +348,7 @@ def _without_patterns(node: Any) -> Any:
 
 
 def _operations(raw: dict[str, Any]) -> Iterator[OperationSpec]:
-    for template, item in raw.get("paths", {}).items():
-        if template.startswith("x-"):
-            continue
-        if "$ref" in item:
-            item = {**resolve(raw, item["$ref"]), **item}
+    for template, item in path_items(raw):
         if "trace" in item:
             raise InvalidDocument(f"TRACE {template} can't be sold: the gateway refuses TRACE.")
         for method in METHODS:

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_safe
 
 from gateway import problems
 from gateway.models import Api
-from portal import samples
+from portal import reference, samples
 
 
 def _page(request: HttpRequest, page: str, **context: Any) -> HttpResponse:
@@ -57,4 +57,4 @@ def errors(request: HttpRequest) -> HttpResponse:
 def api(request: HttpRequest, slug: str) -> HttpResponse:
     """The operations of one API on sale; 404 for one that isn't shown."""
     shown = get_object_or_404(Api, slug=slug, listed=True, enabled=True)
-    return _page(request, "api", api=shown)
+    return _page(request, "api", api=shown, reference=reference.of(shown))
