@@ -1,6 +1,7 @@
 import pytest
 
 from keys import records
+from tests.shop import shop  # noqa: F401
 
 
 @pytest.fixture
