@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -19,7 +18,6 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from gateway import usage
-from gateway.models import Api
 from keys import issuance
 from keys.models import ApiKey
 from portal import live, once, samples
@@ -280,12 +278,7 @@ def show_secret(
 
 def curl(key: str = samples.KEY_VARIABLE) -> str:
     """A command that works when pasted: the first call of the first API on sale."""
-    api = Api.objects.filter(listed=True, enabled=True).first()
-    sample = samples.first_call(api) if api else None
-    if sample is None:
-        url = f"{settings.GATEWAY_URL}/gateway/{api.slug if api else ''}/"
-        sample = samples.Sample(url=url, summary="", answer="")
-    return sample.curl(key)
+    return samples.curl(key)
 
 
 def _already_sent(request: AccountRequest) -> HttpResponse:
