@@ -37,7 +37,10 @@ def resolve(host: str, port: int, *, allow_private: bool = False) -> list[str]:
     One private address among several refuses them all. Raises `ForbiddenAddress`, and `OSError`
     when the name does not resolve. Blocks for as long as the system's resolver does.
     """
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, f"'{host}' is not a host name") from error
     found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
     if not allow_private and not all(is_public(address) for address in found):
         raise ForbiddenAddress(f"'{host}' is on a private network, which is not allowed here.")

@@ -38,7 +38,7 @@ def get(url: str, *, max_bytes: int, timeout_seconds: float, allow_private: bool
             status, location, body = _get_once(parts, max_bytes, deadline, allow_private)
         except addresses.ForbiddenAddress as forbidden:
             raise Unfetchable(str(forbidden)) from None
-        except (socket.gaierror, UnicodeError):
+        except socket.gaierror:
             raise Unfetchable(f"The host '{parts.hostname}' is not known.") from None
         except ssl.SSLError as error:
             raise Unfetchable(
