@@ -109,9 +109,10 @@ def _restore(partition: int, periods: dict[UUID, tuple[datetime, datetime]], now
     )
     pipeline = records.connection().pipeline(transaction=False)
     for row in rows:
-        mode = row["mode"]
-        start, end = periods[row["account_id"]] if mode == ApiKey.Mode.LIVE else today
-        if row["period_start"] == start and row[mode]:
-            name = records.used_name(partition, row["account_id"], mode, start, row["meter"])
-            pipeline.set(name, row[mode], nx=True, exat=int((end + COUNTER_OUTLIVES).timestamp()))
+        is_live = row["mode"] == ApiKey.Mode.LIVE
+        start, end = periods[row["account_id"]] if is_live else today
+        units = row["live"] if is_live else row["test"]
+        if row["period_start"] == start and units:
+            name = records.used_name(partition, row["account_id"], row["mode"], start, row["meter"])
+            pipeline.set(name, units, nx=True, ex=end - now + COUNTER_OUTLIVES)
     return len(pipeline.execute())

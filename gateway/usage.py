@@ -8,10 +8,9 @@ to quarter hours. Every question about an account carries its id.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 import redis
@@ -150,6 +149,7 @@ def recent(account_id: UUID, limit: int, key_id: UUID | None = None) -> list[Cal
 
     Refusals are known for a day, the latest 20 of them, and not while Redis is away.
     """
+    abandoned = UsageEvent.Outcome.ABANDONED
     events = UsageEvent.objects.filter(account_id=account_id).order_by("-admitted_at")
     refusals = _refusals(account_id)
     if key_id is not None:
@@ -167,7 +167,7 @@ def recent(account_id: UUID, limit: int, key_id: UUID | None = None) -> list[Cal
             code=event.code,
             units=event.units,
             billable=event.billable,
-            latency_ms=event.latency_us / 1000,
+            latency_ms=None if event.outcome == abandoned else event.latency_us / 1000,
         )
         for event in events[:limit]
     ]
@@ -176,18 +176,18 @@ def recent(account_id: UUID, limit: int, key_id: UUID | None = None) -> list[Cal
 
 def by_operation(account_id: UUID, start: datetime, end: datetime) -> list[OperationUsage]:
     """The account's operations, the most called first."""
-    return _as_operations(_operations(_live(account_id), start, end, "-all"))
+    return _operations(_live(account_id), start, end, "-all", limit=None)
 
 
 def top_operations(start: datetime, end: datetime, limit: int) -> list[OperationUsage]:
     """The most called operations, all accounts together."""
-    return _as_operations(_operations(_everybodys(), start, end, "-all")[:limit])
+    return _operations(_everybodys(), start, end, "-all", limit)
 
 
 def failing_operations(start: datetime, end: datetime, limit: int) -> list[OperationUsage]:
     """The operations with the most failures, all accounts together; only those with any."""
-    rows = _operations(_everybodys(), start, end, "-failures").filter(failures__gt=0)
-    return _as_operations(rows[:limit])
+    worst = _operations(_everybodys(), start, end, "-failures", limit)
+    return [operation for operation in worst if operation.failures]
 
 
 def growth(now: datetime, limit: int) -> list[Growth]:
@@ -230,17 +230,14 @@ def _sum(rows: QuerySet[UsageRollup]) -> PeriodUsage:
 
 
 def _operations(
-    rows: QuerySet[UsageRollup], start: datetime, end: datetime, order: str
-) -> QuerySet[UsageRollup, dict[str, Any]]:
-    return (
+    rows: QuerySet[UsageRollup], start: datetime, end: datetime, order: str, limit: int | None
+) -> list[OperationUsage]:
+    sums = (
         rows.filter(meter="calls", quarter__gte=_floor(start, "quarter"), quarter__lt=end)
         .values("api", "operation")
         .annotate(all=ALL, errors=ERRORS, failures=FAILURES, latency_us=Sum("latency_us_sum"))
         .order_by(order, "api", "operation")
     )
-
-
-def _as_operations(rows: Iterable[dict[str, Any]]) -> list[OperationUsage]:
     return [
         OperationUsage(
             api=row["api"],
@@ -250,7 +247,7 @@ def _as_operations(rows: Iterable[dict[str, Any]]) -> list[OperationUsage]:
             failures=row["failures"],
             latency_ms=row["latency_us"] / row["all"] / 1000,
         )
-        for row in rows
+        for row in sums[:limit]
     ]
 
 
