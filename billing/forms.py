@@ -38,7 +38,7 @@ class TiersField(forms.JSONField):
     def __init__(self) -> None:
         area = forms.Textarea(attrs={"rows": 3, "cols": 60, "spellcheck": "false"})
         text = PlanMeter._meta.get_field("tiers").help_text
-        super().__init__(widget=area, required=False, help_text=text)
+        super().__init__(widget=area, required=False, initial=list, help_text=text)
 
     def clean(self, value: Any) -> Any:
         given = super().clean(value)
@@ -52,7 +52,7 @@ class PricedForm(ModelForm[Priced]):
         min_value=0,
         max_value=10**12,
         label="Base price",
-        help_text="Per interval, in major units: 50 or 49.90.",
+        help_text="In major units: 50 or 49.90. A contract’s is per month.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -139,3 +139,5 @@ class ContractForm(PricedForm[Contract]):
             "starts_at",
             "ends_at",
         )
+        labels = {"past_included": "Past the included calls", "sla_text": "Service level"}
+        widgets = {"sla_text": forms.Textarea(attrs={"rows": 5})}

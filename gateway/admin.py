@@ -43,6 +43,7 @@ class OperationInline(TabularInline[Operation, Api]):
     model = Operation
     form = OperationForm
     formset = OperationFormSet
+    fields = ("method", "path_template", "summary", "weights", "max_units")
     extra = 0
     show_change_link = False
 

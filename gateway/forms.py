@@ -59,6 +59,8 @@ class ApiForm(ModelForm[Api]):
             "total_timeout_seconds",
             "max_body_bytes",
         )
+        labels = {"upstream_url": "Upstream", "test_upstream_url": "Test upstream"}
+        help_texts = {"slug": "The part of every call’s address after /gateway/."}
 
     def clean_upstream_url(self) -> str:
         return _clean(catalogue.upstream_url, self.cleaned_data["upstream_url"])

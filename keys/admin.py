@@ -32,7 +32,6 @@ class KeyEventInline(FactsInline[KeyEvent, ApiKey]):
     model = KeyEvent
     fields = ("kind", "actor", "address", "at", "announced_at")
     readonly_fields = fields
-    show_change_link = False
     verbose_name_plural = "what was done to it"
 
     def get_queryset(self, request: HttpRequest):  # type: ignore[no-untyped-def]
@@ -47,7 +46,6 @@ class ApiKeyAdmin(Facts[ApiKey]):
         "of_account",
         "mode",
         "state_tag",
-        "origin",
         "created_at",
         "last_used_at",
         "expires_at",

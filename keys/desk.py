@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -22,6 +22,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 
 from keys.typed import ModelAdmin, Paginator, TabularInline
 
@@ -130,17 +131,25 @@ class Desk(ModelAdmin[Row]):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        buttons = []
+        buttons: list[dict[str, Any]] = []
+        title: dict[str, Any] = {}
         row = self.get_object(request, object_id)
+        if row is not None:
+            title = {"title": str(row), "subtitle": None}
         if row is not None and self.has_deed_permission(request):
             buttons = [
                 {"deed": deed, "address": self.deed_address(deed, [str(row.pk)])}
                 for deed in self.deeds
                 if deed.offered(row)
             ]
-        return super().change_view(
-            request, object_id, form_url, {**(extra_context or {}), "deed_buttons": buttons}
-        )
+        context = {**title, "deed_buttons": buttons, **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, context)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        title = capfirst(str(self.opts.verbose_name_plural))
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     def act(self, request: HttpRequest, deed: str) -> HttpResponse:
         """Asks before the deed (GET), then does it to every row chosen (POST)."""
@@ -199,12 +208,15 @@ class Facts(Desk[Row]):
 
 
 class FactsInline(TabularInline[Row, Parent]):
-    """A parent's rows, read-only, each linked to its own page."""
+    """A parent's rows, read-only; the column `itself` links to each one's own page."""
 
     extra = 0
     max_num = 0
     can_delete = False
-    show_change_link = True
+
+    @admin.display(description="")
+    def itself(self, row: Row) -> str:
+        return link(row)
 
     def has_add_permission(self, request: HttpRequest, obj: Parent | None = None) -> bool:
         return False

@@ -80,7 +80,7 @@ class MembershipInline(TabularInline[Membership, Account]):
 
 class SubscriptionInline(FactsInline[Subscription, Account]):
     model = Subscription
-    fields = ("version", "state", "provider", "period_start", "period_end", "cancel_at_period_end")
+    fields = ("itself", "provider", "period_start", "period_end", "cancel_at_period_end")
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Subscription]:
@@ -89,13 +89,13 @@ class SubscriptionInline(FactsInline[Subscription, Account]):
 
 class ContractInline(FactsInline[Contract, Account]):
     model = Contract
-    fields = ("title", "rate_per_second", "included_calls", "starts_at", "ends_at")
+    fields = ("itself", "rate_per_second", "included_calls", "starts_at", "ends_at")
     readonly_fields = fields
 
 
 class KeyInline(FactsInline[ApiKey, Account]):
     model = ApiKey
-    fields = ("hint", "name", "mode", "state", "created_at", "last_used_at")
+    fields = ("itself", "mode", "state", "created_at", "last_used_at")
     readonly_fields = fields
 
 
@@ -117,8 +117,8 @@ class AccountAdmin(Desk[Account]):
         Deed(
             "suspend",
             "Suspend",
-            "Every call of these accounts is refused with account_suspended from the next one "
-            "on. Their subscription, their keys and their bill stay as they are.",
+            "Every call is refused with account_suspended from the next one on. Subscription, "
+            "keys and bill stay as they are.",
             suspend,
             offered=lambda account: not getattr(entitlement_of(account), "suspended", False),
             grave=True,
@@ -198,7 +198,6 @@ class AccountsOfUserInline(FactsInline[Membership, User]):
     model = Membership
     fields = ("of_account", "role", "created_at")
     readonly_fields = fields
-    show_change_link = False
     verbose_name_plural = "accounts"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Membership]:

@@ -256,9 +256,9 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_I18N = True
 USE_TZ = True
+FORMAT_MODULE_PATH = ["portal.formats"]
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
@@ -268,8 +268,18 @@ _shared_processors: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+_renderers: list[Any]
+if LOG_JSON:
+    _shared_processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+    _renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+else:
+    # The supervisor stamps each line. Plain tracebacks: rich ones print local variables, secrets
+    # among them.
+    plain = structlog.dev.plain_traceback
+    _renderers = [
+        structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=plain)
+    ]
 structlog.configure(
     processors=[*_shared_processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
     logger_factory=structlog.stdlib.LoggerFactory(),
@@ -284,9 +294,7 @@ LOGGING = {
             "foreign_pre_chain": _shared_processors,
             "processors": [
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer()
-                if LOG_JSON
-                else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
+                *_renderers,
             ],
         }
     },

@@ -27,7 +27,6 @@ class BillingEventInline(FactsInline[BillingEvent, Subscription]):
     model = BillingEvent
     fields = ("at", "kind", "data", "announced_at")
     readonly_fields = fields
-    show_change_link = False
     verbose_name_plural = "history"
 
 

@@ -29,7 +29,7 @@ auditlog.register(Contract)
 
 class VersionInline(FactsInline[PlanVersion, Plan]):
     model = PlanVersion
-    fields = ("number", "price", "rate_per_second", "burst", "published_at")
+    fields = ("itself", "price", "rate_per_second", "burst", "published_at")
     readonly_fields = fields
     verbose_name_plural = "versions"
 

@@ -37,7 +37,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Keys": ("keys.ApiKey", "keys.KeyEvent"),
     "Inbox": ("billing.ProviderEvent",),
-    "House": ("auth.Group", "auditlog.LogEntry"),
+    "Staff": ("auth.Group", "auditlog.LogEntry"),
+}
+# What they are called there, where the rows' own name says less.
+NAMES = {
+    "auditlog.LogEntry": "Audit log",
+    "billing.BillingEvent": "Billing history",
+    "gateway.RefusalRollup": "Refusals by minute",
+    "gateway.UsageRollup": "Usage by quarter hour",
+    "keys.KeyEvent": "Key history",
 }
 # auditlog's pages search a user's first and last name, which ours don't have.
 REPLACED = {"auditlog.admin"}
@@ -78,6 +86,9 @@ class StaffSite(AdminSite):
         if app_label is not None:
             return apps
         models = {model["model"]._meta.label: model for app in apps for model in app["models"]}
+        for label, name in NAMES.items():
+            if label in models:
+                models[label]["name"] = name
         groups = []
         for name, labels in GROUPS.items():
             listed = [models[label] for label in labels if label in models]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
@@ -41,6 +42,7 @@ class Command(BaseCommand):
             staff_password=password,
             now=timezone.now(),
         )
+        call_command("publish", stdout=self.stdout)
         self.stdout.write(f"{facts['api']} is on sale; logins are in demo.json.")
 
     def put_on_sale(self, options: dict[str, Any]) -> Api:
