@@ -102,7 +102,7 @@ def _begin(event_id: int, now: datetime) -> ProviderEvent | None:
         if event.attempts == len(_BACKOFF_SECONDS):
             event.dead_at = now
             event.save(update_fields=["dead_at"])
-            log.error("webhook.dead", event=event.pk, type=event.type)
+            log.error("webhook.dead", delivery=event.pk, type=event.type)
             return None
         event.next_attempt_at = now + timedelta(seconds=_BACKOFF_SECONDS[event.attempts])
         event.attempts += 1

@@ -143,7 +143,7 @@ def start_paid(
         held.save(update_fields=["state", "ended_at"])
         data["previous_plan"] = held.version.plan.name
     state = fetched.state
-    trial = state.status == State.TRIALING
+    trial = state.status == "trialing"
     subscription = Subscription.objects.create(
         account_id=account.pk,
         version=version,
@@ -157,7 +157,7 @@ def start_paid(
         period_end=state.period_end.replace(microsecond=0),
         anchor_day=state.period_end.day if trial else state.period_start.day,
         cancel_at_period_end=state.cancel_at_period_end,
-        past_due_since=now if state.status == State.PAST_DUE else None,
+        past_due_since=now if state.status == "past_due" else None,
         applied_ticket=fetched.ticket,
         synced_at=now,
     )
@@ -195,11 +195,11 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
     if state.status not in {row.state, *_MOVES[row.state]}:
         raise IllegalMove(f"{row.state} → {state.status} of subscription {row.pk}")
     happened = _differences(row, state)
-    if state.status == State.PAST_DUE:
+    if state.status == "past_due":
         row.past_due_since = row.past_due_since or now
     else:
         row.past_due_since = None
-    if state.status == State.ENDED:
+    if state.status == "ended":
         row.ended_at = row.ended_at or state.ended_at or now
     row.state = state.status
     row.period_start = state.period_start.replace(microsecond=0)
@@ -233,16 +233,16 @@ def sync(subscription_id: UUID, now: datetime) -> None:
 
 def _differences(row: Subscription, state: SubscriptionState) -> list[BillingEvent.Kind]:
     """What happened between the stored row and this state, in the order of telling it."""
-    if state.status == State.ENDED:
+    if state.status == "ended":
         return [] if row.state == State.ENDED else [Kind.ENDED]
     happened: list[BillingEvent.Kind] = []
-    if row.state == State.PAST_DUE and state.status == State.ACTIVE:
+    if row.state == State.PAST_DUE and state.status == "active":
         happened.append(Kind.PAYMENT_RECOVERED)
-    if row.state != State.PAST_DUE and state.status == State.PAST_DUE:
+    if row.state != State.PAST_DUE and state.status == "past_due":
         happened.append(Kind.PAYMENT_FAILED)
-    trial_over = row.state == State.TRIALING and state.status == State.ACTIVE
+    trial_over = row.state == State.TRIALING and state.status == "active"
     renewed = state.period_start.replace(microsecond=0) > row.period_start
-    if trial_over or (renewed and state.status == State.ACTIVE):
+    if trial_over or (renewed and state.status == "active"):
         happened.append(Kind.RENEWED)
     if state.cancel_at_period_end and not row.cancel_at_period_end:
         happened.append(Kind.CANCEL_PLANNED)

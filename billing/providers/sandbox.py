@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from django.conf import settings
 from django.utils import timezone
@@ -27,7 +27,7 @@ from billing.providers import (
 )
 from billing.sandbox import orders
 
-_PAID = {
+_PAID: dict[str, Literal["active", "past_due", "ended"]] = {
     SandboxOrder.State.ACTIVE: "active",
     SandboxOrder.State.PAST_DUE: "past_due",
     SandboxOrder.State.ENDED: "ended",
