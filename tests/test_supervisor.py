@@ -21,7 +21,7 @@ from portal.embedded import Services
 from portal.processes import grouped
 from tests.product import OWN_VARIABLES, ROOT, free_port
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 SUPERVISOR = [sys.executable, "-m", "portal.supervisor"]
 START_SECONDS, STOP_SECONDS = 90, 12
 
@@ -208,7 +208,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_the_next_one_recovers(data_dir
         run.process.wait()
         (data_dir / "run.json").unlink()
 
-        wait_for(lambda family=family: not any(map(is_alive, family)), 5)
+        wait_for(lambda family=family: not any(map(is_alive, family)), 10)
 
     DataFolder(data_dir).release()
     assert len(secrets) == 1
