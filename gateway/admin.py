@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from auditlog.registry import auditlog
+from django.apps import apps
 from django.contrib import admin, messages
 from django.db import transaction
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -29,6 +31,9 @@ from keys.typed import TabularInline
 auditlog.register(Api, exclude_fields=["document", "upstream_headers_sealed"])
 auditlog.register(Operation)
 auditlog.register(Meter)
+
+
+Row = TypeVar("Row", bound=Model)
 
 
 def routes_are_published() -> bool:
@@ -177,13 +182,29 @@ class ByApi(admin.SimpleListFilter):
         return queryset.filter(api=self.value()) if self.value() else queryset
 
 
+class OfAccounts(Facts[Row]):
+    """Rows that know their account by id only, so that they outlive it; shown by its name."""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Row]:
+        accounts = apps.get_model("portal", "Account")._default_manager
+        names = accounts.filter(pk=OuterRef("account_id")).values("name")[:1]
+        return super().get_queryset(request).annotate(account_name=Subquery(names))
+
+    @admin.display(description="account")
+    def account(self, row: Any) -> str:
+        if row.account_name is None:
+            return f"deleted ({row.account_id})"
+        address = reverse("admin:portal_account_change", args=[row.account_id])
+        return format_html('<a href="{}">{}</a>', address, row.account_name)
+
+
 @admin.register(UsageRollup)
-class UsageRollupAdmin(Facts[UsageRollup]):
+class UsageRollupAdmin(OfAccounts[UsageRollup]):
     """Quarter hours as the ledger summed them, one row per meter."""
 
     list_display = (
         "quarter",
-        "account_id",
+        "account",
         "api",
         "operation",
         "meter",
@@ -205,8 +226,8 @@ class UsageRollupAdmin(Facts[UsageRollup]):
 
 
 @admin.register(RefusalRollup)
-class RefusalRollupAdmin(Facts[RefusalRollup]):
-    list_display = ("minute", "account_id", "key_id", "code", "count")
+class RefusalRollupAdmin(OfAccounts[RefusalRollup]):
+    list_display = ("minute", "account", "key_id", "code", "count")
     list_filter = ("minute", "code")
     search_fields = ("account_id__exact", "key_id__exact")
     search_help_text = "Id of an account or of a key."
