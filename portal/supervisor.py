@@ -227,7 +227,8 @@ class Supervisor:
     def _web(self, role: str, application: str, listening: socket.socket) -> Child:
         """A uvicorn process on an inherited socket: a new one answers what the old one left."""
         command = [sys.executable, "-m", "uvicorn", application, f"--fd={listening.fileno()}"]
-        command += ["--http=httptools", "--loop=uvloop", "--ws=none", f"--backlog={BACKLOG}"]
+        command += ["--http=gateway.wire:StrictHttp", "--loop=uvloop", "--ws=none"]
+        command += [f"--backlog={BACKLOG}"]
         command += ["--no-access-log", "--no-server-header", "--no-date-header"]
         # The peer is the client: nothing in front of us may speak for it.
         command += ["--no-proxy-headers", "--log-level=warning", "--timeout-graceful-shutdown=2"]
@@ -348,6 +349,9 @@ def _listen(port: int) -> socket.socket:
     """A listening socket on loopback that children inherit. Raises `StartError`."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Inherited by what is accepted. uvicorn opens `--fd` as a Unix socket, so that the event loop
+    # does not set it: answers in two writes would wait 40 ms for the client's delayed ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listening.bind((LOOPBACK, port))
         listening.listen(BACKLOG)
