@@ -38,7 +38,8 @@ class Answer(Enum):
 
 
 def is_verified(user: User) -> bool:
-    return EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True).exists()
+    proved = EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True)
+    return bool(proved.exists())
 
 
 @transaction.atomic

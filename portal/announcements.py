@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from smtplib import SMTPException
+from functools import partial
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -51,7 +52,8 @@ class Announcement:
 def send_waiting(now: datetime) -> int:
     """Sends what waits, oldest first; how many rows were done with.
 
-    A mail that can't be handed over is tried again after a minute, for three days.
+    A mail that can't be made or handed over is tried again after a minute, for three days,
+    and holds up no other.
     """
     done = 0
     with _alone() as alone:
@@ -70,46 +72,31 @@ def _deliver(announcement: Announcement, now: datetime) -> bool:
         if mail is not None and mail.to:
             mails.send(mail)
             log.info("mail.sent", announcement=announcement.name)
-    except (OSError, SMTPException) as error:
+    except Exception:  # the edge of one mail: whatever is wrong with it, the others go out
+        log.exception("mail.failed", announcement=announcement.name)
         if now < announcement.since + GIVE_UP_AFTER:
-            log.warning("mail.failed", announcement=announcement.name, error=str(error))
             cache.set(resting, True, timeout=RETRY_AFTER.total_seconds())
             return False
-        log.error("mail.given_up", announcement=announcement.name, error=str(error))
+        log.error("mail.given_up", announcement=announcement.name)
     rows = type(announcement.row)._default_manager.filter(pk=announcement.row.pk)
     rows.update(**{announcement.stamp: now})
     return True
 
 
 def _waiting(now: datetime) -> Iterator[Announcement]:
-    codes = AddressCode.objects.filter(sent_at=None).select_related("user")
-    for code in codes.order_by("requested_at")[:BATCH]:
+    codes = AddressCode.objects.filter(sent_at=None).order_by("requested_at")
+    for code in codes[:BATCH]:
+        yield Announcement(code, "sent_at", code.requested_at, partial(_address_code, code, now))
+    key_events = KeyEvent.objects.filter(announced_at=None).order_by("at")
+    for event in key_events.select_related("key__account", "actor")[:BATCH]:
+        yield Announcement(event, "announced_at", event.at, partial(_key_event, event, now))
+    turns = BillingEvent.objects.filter(announced_at=None).order_by("at", "id")
+    for turn in turns.select_related("account", "subscription__version")[:BATCH]:
+        yield Announcement(turn, "announced_at", turn.at, partial(_billing_event, turn))
+    wishes = EnterpriseRequest.objects.filter(announced_at=None).order_by("created_at")
+    for wish in wishes.select_related("account")[:BATCH]:
         yield Announcement(
-            code, "sent_at", code.requested_at, lambda code=code: _address_code(code, now)
-        )
-    key_events = KeyEvent.objects.filter(announced_at=None).select_related("key__account", "actor")
-    for event in key_events.order_by("at")[:BATCH]:
-        yield Announcement(
-            event, "announced_at", event.at, lambda event=event: _key_event(event, now)
-        )
-    billing_events = BillingEvent.objects.filter(announced_at=None)
-    for happened in billing_events.select_related(
-        "account", "subscription__version__plan"
-    ).order_by("at")[:BATCH]:
-        yield Announcement(
-            happened,
-            "announced_at",
-            happened.at,
-            lambda happened=happened: _billing_event(happened),
-        )
-    for request in EnterpriseRequest.objects.filter(announced_at=None).order_by("created_at")[
-        :BATCH
-    ]:
-        yield Announcement(
-            request,
-            "announced_at",
-            request.created_at,
-            lambda request=request: _enterprise_request(request),
+            wish, "announced_at", wish.created_at, partial(_enterprise_request, wish)
         )
 
 
@@ -122,7 +109,7 @@ def _address_code(request: AddressCode, now: datetime) -> mails.Mail:
 def _key_event(event: KeyEvent, now: datetime) -> mails.Mail | None:
     if event.key.origin == ApiKey.Origin.CONSOLE or event.kind == KeyEvent.Kind.CLAIMED:
         return None
-    context = {"event": event, "key": event.key, "account": event.key.account}
+    context: dict[str, Any] = {"event": event, "key": event.key, "account": event.key.account}
     if event.kind == KeyEvent.Kind.ISSUED:
         if event.key.state != ApiKey.State.UNCLAIMED:
             return None
@@ -137,16 +124,16 @@ def _billing_event(event: BillingEvent) -> mails.Mail:
         "event": event,
         "account": event.account,
         "subscription": event.subscription,
-        "plan": event.subscription.version.plan if event.subscription else None,
+        "plan": event.data.get("plan") or "Your plan",
         "version": event.subscription.version if event.subscription else None,
     }
     return mails.compose(f"billing/{event.kind}", [event.account.billing_email], context)
 
 
-def _enterprise_request(request: EnterpriseRequest) -> mails.Mail | None:
+def _enterprise_request(wish: EnterpriseRequest) -> mails.Mail | None:
     if not settings.STAFF_EMAIL:
         return None
-    return mails.compose("staff/enterprise_request", [settings.STAFF_EMAIL], {"wish": request})
+    return mails.compose("staff/enterprise_request", [settings.STAFF_EMAIL], {"wish": wish})
 
 
 def _key_holders(account: Account) -> list[str]:

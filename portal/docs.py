@@ -44,11 +44,11 @@ def limits(request: HttpRequest) -> HttpResponse:
 @require_safe
 def errors(request: HttpRequest) -> HttpResponse:
     """Every code of the gateway, each under its own anchor: problem documents link here."""
+    by_status = sorted(problems.PROBLEMS.items(), key=lambda problem: problem[1][0])
     listed = [
         {"code": code, "status": status, "title": title, "sentence": sentence}
-        for code, (status, title, sentence) in problems.PROBLEMS.items()
+        for code, (status, title, sentence) in by_status
     ]
-    listed.sort(key=lambda problem: problem["status"])
     example = json.dumps(json.loads(problems.Refusal("quota_exceeded").body()), indent=2)
     return _page(request, "errors", problems=listed, example=example)
 

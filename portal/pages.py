@@ -44,7 +44,7 @@ def landing(request: HttpRequest) -> HttpResponse:
 def _headline(api: Api | None) -> str:
     """What the first API is in a few words: its document's summary, else its name."""
     if api is None:
-        return settings.SITE_NAME
+        return str(settings.SITE_NAME)
     summary = (api.document or {}).get("info", {}).get("summary", "")
     return str(summary).rstrip(".") or api.name
 

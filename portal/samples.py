@@ -26,7 +26,8 @@ class Sample:
 def first_call(api: Api) -> Sample | None:
     """The GET that says most at a glance, or None for an API without one in its document.
 
-    That is one with a parameter in its path and a short answer; of several, the shortest.
+    That is one that shows its answer and takes a parameter in its path; of several, the one
+    with the shortest command.
     """
     shown = reference.of(api)
     calls = [
@@ -38,7 +39,8 @@ def first_call(api: Api) -> Sample | None:
     if not calls:
         return None
     operation, answer = min(
-        calls, key=lambda call: (not call[1], "{" not in call[0].path, len(call[1]), call[0].path)
+        calls,
+        key=lambda call: (not call[1], "{" not in call[0].path, len(call[0].samples[0].text)),
     )
     return Sample(operation.summary, operation.samples, answer)
 
