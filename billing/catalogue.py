@@ -71,13 +71,9 @@ def current(
 
 def for_sale(version: PlanVersion) -> bool:
     """Whether a visitor may buy exactly this version in a checkout."""
-    return (
-        version.plan.kind == Plan.Kind.PAID
-        and version.plan.listed
-        and version == current(
-            version.plan.slug, interval=version.interval, currency=version.currency
-        )
-    )  # fmt: skip
+    plan = version.plan
+    newest = current(plan.slug, interval=version.interval, currency=version.currency)
+    return plan.kind == Plan.Kind.PAID and plan.listed and version == newest
 
 
 def promises(version: PlanVersion | None) -> tuple[str, ...]:

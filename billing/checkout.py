@@ -86,7 +86,7 @@ def _order(row: Checkout, account: Account, version: PlanVersion) -> Order:
     return Order(
         reference=str(row.pk),
         plan_reference=f"version:{version.pk}",
-        description=f"{version.plan.name}, {version.get_interval_display()}",
+        description=f"{version.plan.name} plan",
         amount_minor=version.base_price_minor,
         currency=version.currency,
         interval=interval,
@@ -119,25 +119,22 @@ def apply(account: Account, checkout_id: UUID, fetched: Fetched, now: datetime) 
     if state.status in _ENDINGS:
         row.state = _ENDINGS[state.status]
     elif state.status == "paid" and state.subscription is not None:
-        row.state = _paid(account, row, fetched, now)
+        bought = subscriptions.Fetched(fetched.ticket, state.subscription)
+        row.state = _paid(account, row, bought, now)
     row.save(update_fields=["state", "payment_pending", "error", "applied_ticket", "synced_at"])
     if row.state != State.OPEN:
         log.info(f"checkout.{row.state}", checkout=str(row.pk), account=str(account.pk))
 
 
-def _paid(account: Account, row: Checkout, fetched: Fetched, now: datetime) -> str:
-    subscription = fetched.state.subscription
-    if subscription is None or subscription.status == "ended":
+def _paid(
+    account: Account, row: Checkout, bought: subscriptions.Fetched, now: datetime
+) -> Checkout.State:
+    if bought.state.status == "ended":
         row.error = "It ended before it began."
         return State.FAILED
     try:
         subscriptions.start_paid(
-            account,
-            row.version,
-            row.provider,
-            subscriptions.Fetched(fetched.ticket, subscription),
-            user_id=row.started_by_id,
-            now=now,
+            account, row.version, row.provider, bought, user_id=row.started_by_id, now=now
         )
     except AlreadySubscribed:
         return State.SUPERSEDED

@@ -90,15 +90,21 @@ def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
     the terms that it had: its keys answer `subscription_ended`, and its plan can be named.
     """
     has = standing(account_id, now)
-    if has.contract is None and has.subscription is None:
+    if has.contract:
+        state = Entitlement.State.ACTIVE
+        ends_at = None if has.subscription else has.contract.ends_at
+        granted = _of_contract(has.contract)
+    elif has.subscription:
+        state, ends_at = _access(has.subscription, now)
+        granted = _of_plan(has.subscription)
+    else:
         return _end(account_id, now)
-    state, ends_at = _access(has, now)
     return entitlements.apply(
         account_id,
         state=state,
         plan_name=has.plan_name,
         terms_id=terms_id(has),
-        terms=_terms(has),
+        terms=granted,
         periods=usage_periods(has, now),
         ends_at=ends_at,
         now=now,
@@ -163,17 +169,12 @@ def price(has: Standing) -> rating.Price | None:
     return rating.Price(version.currency, version.base_price_minor, meters)
 
 
-def _access(has: Standing, now: datetime) -> tuple[str, datetime | None]:
+def _access(subscription: Subscription, now: datetime) -> tuple[Entitlement.State, datetime | None]:
     """Whether calls are let through, and the moment from which they no longer are.
 
     The grace of a failed payment has no such moment: what follows it is `payment_required`,
     which `subscriptions.advance` sets, not the end.
     """
-    subscription = has.subscription
-    if has.contract is not None:
-        return Entitlement.State.ACTIVE, None if subscription else has.contract.ends_at
-    if subscription is None:
-        return Entitlement.State.ENDED, None
     since = subscription.past_due_since
     unpaid = since is not None and since + PAYMENT_GRACE <= now
     state = Entitlement.State.PAYMENT_REQUIRED if unpaid else Entitlement.State.ACTIVE
@@ -184,21 +185,20 @@ def _access(has: Standing, now: datetime) -> tuple[str, datetime | None]:
     return state, subscription.period_end + RENEWAL_GRACE
 
 
-def _terms(has: Standing) -> Terms:
+def _of_contract(contract: Contract) -> Terms:
+    return Terms(
+        rate_per_second=contract.rate_per_second,
+        burst=contract.burst,
+        meters={CALLS: _meter(contract.included_calls, contract.past_included)},
+        test_quota_per_day=CONTRACT_TEST_QUOTA_PER_DAY,
+        key_limit=CONTRACT_KEY_LIMIT,
+    )
+
+
+def _of_plan(subscription: Subscription) -> Terms:
     """Prices compiled away: the gateway gets the units at which to refuse."""
-    if has.contract:
-        contract = has.contract
-        return Terms(
-            rate_per_second=contract.rate_per_second,
-            burst=contract.burst,
-            meters={CALLS: _meter(contract.included_calls, contract.past_included)},
-            test_quota_per_day=CONTRACT_TEST_QUOTA_PER_DAY,
-            key_limit=CONTRACT_KEY_LIMIT,
-        )
-    if has.subscription is None:
-        raise ValueError("Nothing has no terms.")
-    version = has.subscription.version
-    stops = has.subscription.overage == Subscription.Overage.STOP
+    version = subscription.version
+    stops = subscription.overage == Subscription.Overage.STOP
     return Terms(
         rate_per_second=version.rate_per_second,
         burst=version.burst,

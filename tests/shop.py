@@ -19,15 +19,9 @@ from celery.contrib.testing.worker import start_worker
 from django.utils import timezone
 
 from billing import checkout, inbox
-from billing.models import (
-    Checkout,
-    PlanVersion,
-    ProviderEvent,
-    SandboxDelivery,
-    SandboxOrder,
-    Subscription,
-)
+from billing.models import Checkout, PlanVersion, ProviderEvent, Subscription
 from billing.sandbox import cards, deliveries, orders
+from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from keys import records
 from portal.celery import app
 from portal.models import Account

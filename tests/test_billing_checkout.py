@@ -10,10 +10,11 @@ from django.utils import timezone
 
 from billing import checkout, inbox, subscriptions, tasks
 from billing.checkout import NotForSale
-from billing.models import BillingEvent, Checkout, ProviderEvent, SandboxDelivery, Subscription
+from billing.models import BillingEvent, Checkout, ProviderEvent, Subscription
 from billing.providers import ProviderUnavailable
 from billing.sandbox import orders
 from billing.sandbox.cards import CARDS
+from billing.sandbox.models import SandboxDelivery
 from billing.subscriptions import AlreadySubscribed
 from keys import issuance
 from keys.models import ApiKey

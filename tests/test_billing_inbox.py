@@ -14,9 +14,10 @@ from django.utils import timezone
 from standardwebhooks import Webhook
 
 from billing import inbox
-from billing.models import Checkout, ProviderEvent, SandboxDelivery, SandboxOrder
+from billing.models import Checkout, ProviderEvent
 from billing.providers import ProviderUnavailable
 from billing.sandbox.deliveries import signed_headers
+from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from tests.factories import make_account
 from tests.shop import waiting_events
 

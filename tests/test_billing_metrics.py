@@ -8,14 +8,8 @@ from django.utils import timezone
 
 from billing import contracts, metrics, subscriptions, terms
 from billing.metrics import Churn, Revenue
-from billing.models import (
-    BillingEvent,
-    Contract,
-    PlanMeter,
-    PlanVersion,
-    SandboxOrder,
-    Subscription,
-)
+from billing.models import BillingEvent, Contract, PlanMeter, PlanVersion, Subscription
+from billing.sandbox.models import SandboxOrder
 from gateway.models import Meter
 from tests.factories import make_account
 

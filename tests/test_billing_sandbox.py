@@ -13,9 +13,9 @@ from django.db import connection
 from django.utils import timezone
 from psycopg import sql
 
-from billing.models import SandboxDelivery, SandboxOrder
 from billing.providers import Order, sandbox
 from billing.sandbox import cards, deliveries, orders
+from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from tests.factories import make_account
 
 ROOT = Path(__file__).resolve().parent.parent

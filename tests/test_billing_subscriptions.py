@@ -7,8 +7,9 @@ from allauth.account.models import EmailAddress
 from django.utils import timezone
 
 from billing import checkout, estimates, subscriptions, terms
-from billing.models import BillingEvent, SandboxDelivery, SandboxOrder, Subscription
+from billing.models import BillingEvent, Subscription
 from billing.sandbox import orders
+from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from billing.subscriptions import (
     AddressNotVerified,
     AlreadySubscribed,

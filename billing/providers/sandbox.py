@@ -14,7 +14,6 @@ from django.conf import settings
 from django.utils import timezone
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from billing.models import SandboxOrder
 from billing.providers import (
     CheckoutState,
     Delivery,
@@ -26,6 +25,7 @@ from billing.providers import (
     SubscriptionState,
 )
 from billing.sandbox import orders
+from billing.sandbox.models import SandboxOrder
 
 _PAID: dict[str, Literal["active", "past_due", "ended"]] = {
     SandboxOrder.State.ACTIVE: "active",

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db.models import F, QuerySet
 from standardwebhooks import Webhook
 
-from billing.models import SandboxDelivery
+from billing.sandbox.models import SandboxDelivery
 
 log = structlog.get_logger(__name__)
 

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from django.db import transaction
 
 from billing import periods
-from billing.models import SandboxDelivery, SandboxOrder
 from billing.providers import Order
 from billing.sandbox.cards import DECLINE_REASON, Card
+from billing.sandbox.models import SandboxDelivery, SandboxOrder
 
 State = SandboxOrder.State
 

@@ -12,8 +12,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from billing import money, tasks
-from billing.models import SandboxOrder
 from billing.sandbox import cards, orders
+from billing.sandbox.models import SandboxOrder
 
 
 class CardForm(forms.Form):
