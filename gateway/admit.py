@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import hiredis
 import structlog
 
+from gateway.intake import Call
 from gateway.link import Down, Link, Lost, Script
 from gateway.problems import Headers, Refusal
 from gateway.routes import ApiRoutes, Operation, Table
@@ -58,72 +59,47 @@ class Gate:
         self._reloading: asyncio.Task[None] | None = None
         self.table = Table("", b"[]")
 
-    async def admit(
-        self,
-        event_id: str,
-        partition: int,
-        digest: str,
-        *,
-        api_slug: str,
-        method: str,
-        path: bytes,
-        content_length: int | None,
-    ) -> Admission | Refusal:
-        """Admits the call of the key with this digest, as `event_id`, or says why not.
+    async def admit(self, call: Call, event_id: str) -> Admission | Refusal:
+        """Admits the call as `event_id`, or says why not.
 
         Admitted means charged: the caller must settle the event, whatever happens.
         """
-        if partition not in records.PARTITIONS:
+        if call.partition not in records.PARTITIONS:
             return UNKNOWN_KEY
         for _ in range(RELOADS):
             table = self.table
-            api, operation, refusal = _match(table, api_slug, method, path, content_length)
+            api, operation, refusal = _match(table, call)
             try:
-                reply = await self._ask(
-                    event_id, partition, digest, table.version, api, operation, refusal
+                reply = await self._link.run(
+                    SCRIPT,
+                    1,
+                    records.key_name(call.partition, call.digest),
+                    records.tag(call.partition),
+                    event_id,
+                    table.version,
+                    api.slug if api else "",
+                    operation.label,
+                    (api.total_s * 1000 if api else 0) + DEADLINE_SLACK_MS,
+                    MAX_STREAM_ENTRIES,
+                    refusal.code if refusal else "",
+                    refusal.status if refusal else 0,
+                    *operation.arguments,
                 )
                 if reply[0] == b"routes":
-                    await self._reload(partition)
+                    await self._reload(call.partition)
                     continue
             except Down:
                 return UNAVAILABLE
             except Lost:
                 # Perhaps charged. Never asked again: closed unbilled once Redis is back.
                 if refusal is None:
-                    self._settler.void(event_id, partition, operation)
+                    self._settler.void(event_id, call.partition, operation)
                 return UNAVAILABLE
             except hiredis.ReplyError as error:
                 log.error("admit.failed", reason=str(error))
                 return UNAVAILABLE
             return _verdict(reply, event_id, api, operation, refusal)
         return UNAVAILABLE
-
-    async def _ask(
-        self,
-        event_id: str,
-        partition: int,
-        digest: str,
-        version: str,
-        api: ApiRoutes | None,
-        operation: Operation,
-        refusal: Refusal | None,
-    ) -> list[Any]:
-        reply: list[Any] = await self._link.run(
-            SCRIPT,
-            1,
-            records.key_name(partition, digest),
-            records.tag(partition),
-            event_id,
-            version,
-            api.slug if api else "",
-            operation.label,
-            (api.total_s * 1000 if api else 0) + DEADLINE_SLACK_MS,
-            MAX_STREAM_ENTRIES,
-            refusal.code if refusal else "",
-            refusal.status if refusal else 0,
-            *operation.arguments,
-        )
-        return reply
 
     async def _reload(self, partition: int) -> None:
         """Loads the published routes, once for all calls that wait for them."""
@@ -143,17 +119,15 @@ class Gate:
 NO_OPERATION = Operation("", {"calls": 0}, {})
 
 
-def _match(
-    table: Table, slug: str, method: str, path: bytes, content_length: int | None
-) -> tuple[ApiRoutes | None, Operation, Refusal | None]:
+def _match(table: Table, call: Call) -> tuple[ApiRoutes | None, Operation, Refusal | None]:
     """The operation of a call, or the refusal that it gets if its key is good."""
-    api = table.apis.get(slug)
+    api = table.apis.get(call.api)
     if api is None:
         return None, NO_OPERATION, UNKNOWN_API
-    found = api.find(method, path)
+    found = api.find(call.method, call.path)
     if isinstance(found, Refusal):
         return api, NO_OPERATION, found
-    if content_length is not None and content_length > api.max_body:
+    if call.content_length is not None and call.content_length > api.max_body:
         return api, found, BODY_TOO_LARGE
     return api, found, None
 

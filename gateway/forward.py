@@ -8,6 +8,7 @@ written into the call's `Outcome`; whether it is billed is decided by `gateway.s
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -97,7 +98,7 @@ async def _answered(
         )
         try:
             body.send(connection, request)
-            started = asyncio.get_running_loop().time()
+            started_ns = time.perf_counter_ns()
             await connection.head()
         except BaseException as error:
             body.stop()
@@ -107,7 +108,7 @@ async def _answered(
                 connection = await pool.connect(api, backend)
                 continue
             raise
-        outcome.upstream_us = int((connection.answered_at - started) * 1_000_000)
+        outcome.upstream_us = (connection.answered_ns - started_ns) // 1000
         return connection
 
 

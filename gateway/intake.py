@@ -51,7 +51,9 @@ class Call:
     query:          with its "?", as it came; empty if there was none
     content_length: as announced; None without one
     chunked:        whether the body comes in chunks
-    fields:         header fields for the upstream, without identity and framing
+    fields:         header fields for the upstream, without key, identity and framing
+    digest:         what stands for the key (keys.tokens); empty if there was none
+    partition:      where the key's record is
     """
 
     __slots__ = (
@@ -59,13 +61,14 @@ class Call:
         "chunked",
         "client",
         "content_length",
+        "digest",
         "fields",
         "host",
         "method",
+        "partition",
         "path",
         "query",
         "scheme",
-        "token",
     )
 
     api: str
@@ -78,7 +81,8 @@ class Call:
     path: bytes
     query: bytes
     scheme: bytes
-    token: tokens.Token | None
+    partition: int
+    digest: str
 
     @property
     def has_body(self) -> bool:
@@ -86,7 +90,10 @@ class Call:
 
 
 def read(scope: dict[str, Any]) -> Call | Refusal:
-    """The call that an ASGI HTTP scope makes. The key is read by `read_key`, later."""
+    """The call that an ASGI HTTP scope makes.
+
+    Without a key it is a call all the same: the portal brings its own (`gateway.console`).
+    """
     target = scope.get("keystile.target")
     if target is None:  # a server other than gateway.wire: the path and query it has parsed
         query = scope["query_string"]
@@ -156,11 +163,8 @@ def _read_fields(call: Call, fields: list[tuple[bytes, bytes]]) -> Refusal | Non
 
 
 def _read_key(call: Call, own: bytes | None, authorization: bytes | None) -> Refusal | None:
-    """Finds the key; what else is in Authorization is the backend's own and passes.
-
-    A missing key is no refusal yet (`call.token` is None): the DRF door may bring its own.
-    """
-    call.token = None
+    """Finds the key; what else is in Authorization is the backend's own and passes."""
+    call.partition, call.digest = 0, ""
     text = own
     if authorization is not None:
         scheme, _, credentials = authorization.partition(b" ")
@@ -172,9 +176,10 @@ def _read_key(call: Call, own: bytes | None, authorization: bytes | None) -> Ref
         else:
             call.fields.append((b"authorization", authorization))
     if text is not None:
-        call.token = tokens.parse(text.decode("latin-1"))
-        if call.token is None:
+        token = tokens.parse(text.decode("latin-1"))
+        if token is None:
             return MALFORMED_KEY
+        call.partition, call.digest = token.partition, tokens.digest(token.text)
     return None
 
 

@@ -51,7 +51,7 @@ class Link:
     """
 
     def __init__(self, url: str, timeout_seconds: float):
-        self._address = parse_url(url)
+        self._address = parse_url(url)  # type: ignore[no-untyped-call]
         self._timeout_seconds = timeout_seconds
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -59,9 +59,11 @@ class Link:
 
     async def start(self) -> None:
         """Connects once, for as long as one timeout, and goes on trying in the background."""
-        first_try = asyncio.Event()
+        first_try = asyncio.get_running_loop().create_future()
         self._keeper = asyncio.create_task(self._keep(first_try))
-        await first_try.wait()
+        await asyncio.wait([self._keeper, first_try], return_when=asyncio.FIRST_COMPLETED)
+        if self._keeper.done():
+            self._keeper.result()  # it never ends but by a fault of its own
 
     async def close(self) -> None:
         if self._keeper is not None:
@@ -88,7 +90,7 @@ class Link:
                 raise
         return await self.send(b"EVAL", script.text, *arguments)  # nothing was executed yet
 
-    async def _keep(self, first_try: asyncio.Event) -> None:
+    async def _keep(self, first_try: asyncio.Future[None]) -> None:
         failures = 0
         while True:
             try:
@@ -96,14 +98,16 @@ class Link:
             except (OSError, Unavailable, hiredis.ReplyError, TimeoutError) as error:
                 if failures == 0:
                     log.warning("redis.away", reason=str(error) or type(error).__name__)
-                first_try.set()
+                if not first_try.done():
+                    first_try.set_result(None)
                 await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
                 failures += 1
                 continue
             if failures:
                 log.info("redis.back")
             failures = 0
-            first_try.set()
+            if not first_try.done():
+                first_try.set_result(None)
             reason = await lost
             self._connection = None
             log.warning("redis.lost", reason=reason)

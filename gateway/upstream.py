@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -185,7 +186,7 @@ class Connection(asyncio.Protocol):
         self._slow_at = now + TICK_SECONDS
         self._deadline = self._total_deadline = now + total_s
         self._on_slow = on_slow
-        self.answered_at = 0.0
+        self.answered_ns = 0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
@@ -353,8 +354,8 @@ class Connection(asyncio.Protocol):
             raise Broken("not a status code")
         # Read now: after the message is complete it is always false.
         self._keep_alive = self._parser.should_keep_alive()
-        self.answered_at = self._loop.time()
-        self._deadline = min(self._total_deadline, self.answered_at + self._idle_s)
+        self.answered_ns = time.perf_counter_ns()
+        self._deadline = min(self._total_deadline, self._loop.time() + self._idle_s)
         self.status = status
         self._ended = self._is_head
 

@@ -6,8 +6,10 @@ from django.urls import URLPattern, URLResolver, path, re_path
 
 from billing import webhooks
 from billing.sandbox import views as sandbox
+from gateway.views import GatewayView
 from portal import addresses, billing_pages, dashboard, docs, key_pages, pages, purchase, signup
 from portal.demo import mailbox
+from portal.try_it import TryIt
 
 urlpatterns: list[URLPattern | URLResolver] = [
     # public pages: landing, pricing, enterprise form, health
@@ -70,6 +72,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("docs/errors", docs.errors, name="docs_errors"),
     path("docs/api/<slug:slug>/", docs.api, name="docs_api"),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
+    re_path(r"^gateway/", GatewayView.as_view(), name="gateway"),
+    path("try/<slug:api>/", TryIt.as_view(), name="try_it"),
     # staff
     path("admin/", admin.site.urls),
 ]
