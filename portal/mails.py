@@ -63,6 +63,7 @@ class _Reader(HTMLParser):
         self._into: list[str] | None = None
         self._href = ""
         self._link_start = 0
+        self._label = False  # in the first cell of a row, which says what the second is
 
     @property
     def subject(self) -> str:
@@ -92,6 +93,7 @@ class _Reader(HTMLParser):
             self._body.append("\f")
         elif tag in LINES:
             self._body.append("\v")
+            self._label = tag == "tr"
         elif tag == "a":
             self._href = dict(attrs).get("href") or ""
             self._link_start = len(self._body)
@@ -101,8 +103,9 @@ class _Reader(HTMLParser):
             self._into = None
         elif tag in PARAGRAPHS:
             self._body.append("\f")
-        elif tag in ("td", "th"):
-            self._body.append(" ")
+        elif tag == "td":
+            self._body.append(": " if self._label else " ")
+            self._label = False
         elif tag == "a" and self._href not in "".join(self._body[self._link_start :]):
             self._body.append(f":\v{self._href}\v")
 

@@ -86,7 +86,7 @@ def test_whoever_looks_after_keys_is_told_what_happened_to_one(account, mailoutb
     (mail,) = mailoutbox
     assert mail.to == ["ada@example.com", developer.email]
     assert mail.subject == f"Key “Production” was {kind}"
-    assert f"{developer.email}, from 203.0.113.7" in mail.body
+    assert f"By: {developer.email}, from 203.0.113.7" in mail.body
     assert "ks_live_…a1b2" in mail.body
 
 
