@@ -15,6 +15,7 @@ from django.shortcuts import resolve_url
 from django.utils.cache import add_never_cache_headers
 from django_htmx.middleware import HtmxDetails
 
+from keys.models import Entitlement
 from portal.models import Account, Membership, User
 from portal.roles import REFUSAL, Capability, may
 
@@ -34,11 +35,18 @@ class AccountRequest(HttpRequest):
 
 def current_membership(user: User, chosen: str | None) -> Membership | None:
     """The membership of the account chosen in the session, else the user's first one."""
-    memberships = list(user.memberships.select_related("account").order_by("created_at", "id"))
+    found = user.memberships.select_related("account__entitlement").order_by("created_at", "id")
+    memberships = list(found)
     for membership in memberships:
         if str(membership.account_id) == chosen:
             return membership
     return memberships[0] if memberships else None
+
+
+def entitlement_of(account: Account) -> Entitlement | None:
+    """What the account may do; None before its first plan."""
+    entitlement: Entitlement | None = getattr(account, "entitlement", None)
+    return entitlement
 
 
 def member(

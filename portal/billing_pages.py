@@ -15,9 +15,9 @@ from billing import catalogue, estimates, subscriptions, terms
 from billing.models import Checkout, PastIncluded, Subscription
 from billing.providers import ProviderUnavailable
 from gateway import usage
-from keys.models import ApiKey, Entitlement
+from keys.models import ApiKey
 from portal import notices, quotas
-from portal.access import AccountRequest, member
+from portal.access import AccountRequest, entitlement_of, member
 from portal.roles import Capability, may
 from portal.templatetags.texts import day
 
@@ -44,11 +44,11 @@ class Cancel(forms.Form):
 def billing(request: AccountRequest) -> HttpResponse:
     now = timezone.now()
     account = request.account
-    entitlement = Entitlement.objects.filter(account=account).first()
+    entitlement = entitlement_of(account)
     has = terms.standing(account.pk, now)
     version = has.subscription.version if has.subscription and not has.contract else None
     period = quotas.period_of(entitlement, now)
-    used = usage.of_period(account.pk, period[0]).billable_units if period else {}
+    used = usage.of_period(account.pk, *period).billable_units if period else {}
     return render(
         request,
         "purchase/billing.html",
@@ -82,8 +82,8 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
     if subscription is None:
         messages.info(request, "There is no plan to cancel.")
         return redirect("billing")
-    form = Cancel(request.POST or None)
-    if request.method == "POST" and form.is_valid():
+    form = Cancel(request.POST if request.method == "POST" else None)
+    if form.is_valid():
         at_period_end = form.cleaned_data["when"] == "period_end"
         try:
             subscriptions.cancel(request.account, at_period_end=at_period_end, now=timezone.now())

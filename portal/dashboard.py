@@ -19,9 +19,8 @@ from billing import catalogue, estimates, terms
 from billing.models import Checkout
 from gateway import usage
 from keys.models import ApiKey, Entitlement
-from portal import charts, live, notices, quotas
-from portal.access import AccountRequest, member
-from portal.key_pages import curl
+from portal import charts, live, notices, quotas, samples
+from portal.access import AccountRequest, entitlement_of, member
 from portal.models import Account
 from portal.roles import Capability, may
 
@@ -73,7 +72,6 @@ DEFAULT_SPAN = "30d"
 @require_GET
 @member()
 def overview(request: AccountRequest) -> HttpResponse:
-    now = timezone.now()
     situation = situation_of(request.account)
     context = {
         "nav": "overview",
@@ -82,7 +80,7 @@ def overview(request: AccountRequest) -> HttpResponse:
     }
     if situation is Situation.RUNNING:
         span = _span(request)
-        parts = _parts(request.account, span, now)
+        parts = _parts(request.account, span, timezone.now())
         context |= {
             "span": span,
             "spans": SPANS.values(),
@@ -118,7 +116,7 @@ def situation_of(account: Account) -> Situation:
     """What the account's next step is; an account that has called is running, come what may."""
     if usage.recent(account.pk, 1):
         return Situation.RUNNING
-    entitlement = Entitlement.objects.filter(account=account).first()
+    entitlement = entitlement_of(account)
     if entitlement is None or entitlement.state == Entitlement.State.ENDED:
         return Situation.NO_PLAN
     states = set(account.keys.exclude(origin=ApiKey.Origin.CONSOLE).values_list("state", flat=True))
@@ -140,7 +138,7 @@ def _next_step(account: Account, situation: Situation) -> dict[str, Any]:
         return {"key": account.keys.filter(state=ApiKey.State.UNCLAIMED).first()}
     if situation is Situation.NO_CALLS:
         keys = account.keys.filter(state=ApiKey.State.ACTIVE)
-        return {"key": keys.exclude(origin=ApiKey.Origin.CONSOLE).first(), "curl": curl()}
+        return {"key": keys.exclude(origin=ApiKey.Origin.CONSOLE).first(), "curl": samples.curl()}
     return {}
 
 
@@ -150,9 +148,9 @@ def _span(request: AccountRequest) -> Span:
 
 def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
     """Everything on the running overview that may change while it is looked at."""
-    entitlement = Entitlement.objects.filter(account=account).first()
+    entitlement = entitlement_of(account)
     period = quotas.period_of(entitlement, now)
-    used = usage.of_period(account.pk, period[0]) if period else None
+    used = usage.of_period(account.pk, *period) if period else None
     found = (
         quotas.of_period(entitlement, period, used.billable_units, now)
         if entitlement and period and used

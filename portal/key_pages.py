@@ -18,10 +18,11 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from gateway import usage
+from gateway.models import Api
 from keys import issuance
-from keys.models import ApiKey
+from keys.models import ApiKey, Entitlement
 from portal import live, once, samples
-from portal.access import AccountRequest, member
+from portal.access import AccountRequest, entitlement_of, member
 from portal.ratelimits import by_user, limited
 from portal.roles import Capability, may
 
@@ -97,6 +98,9 @@ def key_list(request: AccountRequest) -> HttpResponse:
     now = timezone.now()
     keys = list(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE))
     rows = rows_of(keys, now)
+    entitlement = entitlement_of(request.account)
+    has_plan = entitlement is not None and entitlement.state == Entitlement.State.ACTIVE
+    unclaimed = [row.key for row in rows if row.condition == "unclaimed"]
     current = [row for row in rows if row.condition in ("active", "retiring")]
     former = [row for row in rows if row.condition in ("expired", "revoking", "revoked")]
     table = live.Part.of(
@@ -106,6 +110,8 @@ def key_list(request: AccountRequest) -> HttpResponse:
             {
                 "current": current,
                 "former": former[:FORMER_KEYS_SHOWN],
+                "unclaimed": unclaimed,
+                "has_plan": has_plan,
                 "may_manage": may(request.membership.role, Capability.KEYS),
             },
         ),
@@ -118,7 +124,8 @@ def key_list(request: AccountRequest) -> HttpResponse:
         {
             "nav": "keys",
             "table": table,
-            "unclaimed": [row.key for row in rows if row.condition == "unclaimed"],
+            "unclaimed": unclaimed,
+            "apis": Api.objects.filter(listed=True, enabled=True),
             "may_manage": may(request.membership.role, Capability.KEYS),
         },
     )
@@ -128,7 +135,8 @@ def key_list(request: AccountRequest) -> HttpResponse:
 @limited("keys", (by_user, "120/h"))
 @member(Capability.KEYS)
 def key_create(request: AccountRequest) -> HttpResponse:
-    form = CreateKey(request.POST or None)
+    wanted = {"mode": request.GET.get("mode", ApiKey.Mode.LIVE)}  # the docs ask for a test key
+    form = CreateKey(request.POST or None, initial=wanted)
     if request.method == "POST" and form.is_valid():
         if not once.spend(request.POST.get("once", ""), request.user, "create"):
             return _already_sent(request)
@@ -195,8 +203,8 @@ def key_rotate(request: AccountRequest, key_id: UUID) -> HttpResponse:
     now = timezone.now()
     key = get_object_or_404(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE), pk=key_id)
     act = f"rotate {key.pk}"
-    form = RotateKey(request.POST or None)
-    if request.method == "POST" and form.is_valid():
+    form = RotateKey(request.POST if request.method == "POST" else None)
+    if form.is_valid():
         if not once.spend(request.POST.get("once", ""), request.user, act):
             return _already_sent(request)
         overlap, _ = OVERLAPS[form.cleaned_data["overlap"]]
@@ -270,15 +278,10 @@ def show_secret(
             "nav": "keys",
             "key": key,
             "secret": secret,
-            "curl": curl(secret),
+            "curl": samples.curl(secret),
             "rotated": rotated,
         },
     )
-
-
-def curl(key: str = samples.KEY_VARIABLE) -> str:
-    """A command that works when pasted: the first call of the first API on sale."""
-    return samples.curl(key)
 
 
 def _already_sent(request: AccountRequest) -> HttpResponse:

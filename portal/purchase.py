@@ -20,9 +20,8 @@ from billing.models import Checkout, Plan, PlanVersion
 from billing.providers import ProviderUnavailable
 from keys import issuance
 from keys.models import ApiKey, ClaimLink
-from portal import addresses
+from portal import addresses, samples
 from portal.access import AccountRequest, member
-from portal.key_pages import curl
 from portal.ratelimits import by_address, by_user, limited
 from portal.roles import Capability, may
 
@@ -119,7 +118,7 @@ def claim_link(request: HttpRequest, token: str) -> HttpResponse:
             )
         except (ClaimLink.DoesNotExist, issuance.ClaimExpired, issuance.AlreadyClaimed):
             return render(request, "purchase/dead_link.html", status=404)
-        context = {"key": key, "secret": secret, "curl": curl(secret)}
+        context = {"key": key, "secret": secret, "curl": samples.curl(secret)}
         return render(request, "purchase/claimed.html", context)
     found = issuance.key_of_link(token, now)
     if found is None:

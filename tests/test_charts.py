@@ -1,6 +1,7 @@
 """Charts: the geometry tells the truth about the numbers, at any size of them."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def columns(*values):
 def test_the_axis_reaches_every_value_in_a_few_round_steps(highest):
     ticks = axis_ticks(highest)
 
-    steps = {after - before for before, after in zip(ticks, ticks[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(ticks)}
     assert ticks[0] == 0
     assert ticks[-1] >= max(highest, 1)
     assert len(ticks) <= MAX_GRID_LINES + 1
@@ -51,7 +52,7 @@ def test_failed_calls_stand_on_top_of_the_good_ones_and_are_part_of_the_total():
     tall, half = chart.bars
     full_height = PLOT_BASE - PLOT_TOP
     assert float(tall.good_height) + float(tall.failed_height) == full_height
-    assert float(tall.failed_height) == full_height / 4 - 0.0
+    assert float(tall.failed_height) == full_height / 4
     assert float(tall.failed_y) + float(tall.failed_height) == float(tall.good_y)
     assert float(half.good_height) == full_height / 2
 

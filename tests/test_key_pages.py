@@ -1,0 +1,290 @@
+"""The keys page: a secret leaves in one response, an act happens once, “revoked” is true."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from keys import issuance, publish, records, tokens
+from keys.models import ApiKey, KeyEvent
+from portal.key_pages import duration_in_words, rows_of
+from tests.factories import make_api
+from tests.markup import Page, faults
+from tests.test_publish import redis_away
+from tests.traffic import make_customer
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_clean")]
+
+SECRET = re.compile(r"ks_(?:live|test)_[0-9]{2}[0-9A-Za-z]{46}")
+
+
+@pytest.fixture
+def customer():
+    make_api()
+    return make_customer()
+
+
+@pytest.fixture
+def browser(customer):
+    client = Client()
+    owner = customer.account.memberships.get().user
+    client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def secrets_in(answer):
+    return set(SECRET.findall(answer.content.decode()))
+
+
+def form_of(browser, page, **fields):
+    """The page's form as a browser would send it, its one-time token included."""
+    html = browser.get(page).content.decode()
+    return {"once": Page(html).one("input", name="once").attributes["value"], **fields}
+
+
+def create(browser, **fields):
+    page = reverse("key_create")
+    form = form_of(browser, page, **({"name": "Laptop", "mode": "live"} | fields))
+    return form, browser.post(page, form)
+
+
+def test_a_created_key_is_shown_with_a_command_that_holds_it(browser, customer):
+    _, answer = create(browser)
+
+    key = customer.account.keys.get(name="Laptop")
+    (secret,) = secrets_in(answer)
+    assert tokens.digest(secret) == key.digest
+    assert key.created_by == customer.account.memberships.get().user
+    assert f"Authorization: Bearer {secret}" in Page(answer.content.decode()).all("code")[1].text
+    assert records.connection().exists(records.key_name(0, key.digest))
+
+
+def test_a_test_key_is_marked_as_one(browser, customer):
+    _, answer = create(browser, mode="test")
+
+    assert secrets_in(answer).pop().startswith("ks_test_")
+    assert "never billed" in browser.get(reverse("keys")).content.decode()
+
+
+def test_a_secret_is_stored_by_no_browser_and_shown_on_no_other_page(browser, customer):
+    _, answer = create(browser)
+
+    assert "no-store" in answer["Cache-Control"]
+    for page in ("keys", "overview", "live_overview"):
+        assert not secrets_in(browser.get(reverse(page)))
+
+
+def test_a_reloaded_creation_makes_no_second_key_and_shows_nothing(browser, customer):
+    form, first = create(browser)
+
+    second = browser.post(reverse("key_create"), form)
+
+    assert second.status_code == 409
+    assert secrets_in(first)
+    assert not secrets_in(second)
+    assert customer.account.keys.filter(name="Laptop").count() == 1
+
+
+def test_a_form_of_another_member_makes_nothing(browser, customer):
+    stranger = Client()
+    stranger.force_login(
+        make_customer().account.memberships.get().user,
+        backend="django.contrib.auth.backends.ModelBackend",
+    )
+    form = form_of(stranger, reverse("key_create"), name="Stolen", mode="live")
+
+    assert browser.post(reverse("key_create"), form).status_code == 409
+    assert not customer.account.keys.filter(name="Stolen").exists()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"name": ""}, {"name": "x" * 81}, {"mode": "root"}, {"name": "   "}]
+)
+def test_a_faulty_form_comes_back_with_what_was_typed(browser, customer, fields):
+    _, answer = create(browser, **fields)
+
+    assert answer.status_code == 422
+    assert 'class="errorlist"' in answer.content.decode()
+    assert customer.account.keys.count() == 1
+
+
+def test_a_full_plan_says_so_and_makes_nothing(browser, customer):
+    now = timezone.now()
+    for number in range(9):
+        issuance.create(
+            customer.account, name=f"{number}", mode="test", actor=None, address=None, now=now
+        )
+
+    _, answer = create(browser)
+
+    assert answer.status_code == 422
+    assert "allows no more keys" in answer.content.decode()
+
+
+def test_a_claim_shows_the_secret_once_and_a_get_never(browser, customer):
+    key = issuance.issue_first(customer.account, timezone.now())
+    page = reverse("key_claim", args=[key.pk])
+
+    looked, claimed, again = browser.get(page), browser.post(page), browser.post(page)
+
+    key.refresh_from_db()
+    assert looked.status_code == 302
+    assert tokens.digest(secrets_in(claimed).pop()) == key.digest
+    assert again.status_code == 409
+    assert not secrets_in(again)
+    assert reverse("key_rotate", args=[key.pk]) in again.content.decode()
+
+
+def test_the_list_offers_to_show_a_key_that_nobody_has_seen(browser, customer):
+    key = issuance.issue_first(customer.account, timezone.now())
+
+    html = browser.get(reverse("keys")).content.decode()
+
+    assert Page(html).one("form", action=reverse("key_claim", args=[key.pk]))
+
+
+@pytest.mark.parametrize(
+    ("hours", "overlap"), [("1", timedelta(hours=1)), ("168", timedelta(days=7))]
+)
+def test_a_rotation_shows_the_new_key_and_leaves_the_old_one_its_time(
+    browser, customer, hours, overlap
+):
+    page = reverse("key_rotate", args=[customer.key.pk])
+    before = timezone.now()
+
+    answer = browser.post(page, form_of(browser, page, overlap=hours))
+
+    old = ApiKey.objects.get(pk=customer.key.pk)
+    assert tokens.digest(secrets_in(answer).pop()) == old.successors.get().digest
+    assert before + overlap <= old.expires_at <= timezone.now() + overlap
+    assert "works until" in answer.content.decode()
+    assert "retires in" in browser.get(reverse("keys")).content.decode()
+
+
+def test_a_rotation_without_overlap_ends_the_old_key_at_once(browser, customer):
+    page = reverse("key_rotate", args=[customer.key.pk])
+
+    answer = browser.post(page, form_of(browser, page, overlap="0"))
+
+    record = records.connection().hgetall(records.key_name(0, customer.key.digest))
+    assert record[b"state"] == b"revoked"
+    assert "is revoked" in answer.content.decode()
+
+
+def test_a_reloaded_rotation_rotates_nothing(browser, customer):
+    page = reverse("key_rotate", args=[customer.key.pk])
+    form = form_of(browser, page, overlap="24")
+    browser.post(page, form)
+
+    again = browser.post(page, form)
+
+    assert again.status_code == 409
+    assert not secrets_in(again)
+    assert customer.account.keys.count() == 2
+
+
+def test_a_revoked_key_can_t_be_rotated(browser, customer):
+    page = reverse("key_rotate", args=[customer.key.pk])
+    form = form_of(browser, page, overlap="24")
+    browser.post(reverse("key_revoke", args=[customer.key.pk]))
+
+    answer = browser.post(page, form, follow=True)
+
+    assert "not active any more" in answer.content.decode()
+    assert customer.account.keys.count() == 1
+
+
+def test_a_revocation_asks_first_and_names_what_breaks(browser, customer):
+    answer = browser.get(reverse("key_revoke", args=[customer.key.pk]))
+
+    html = answer.content.decode()
+    assert customer.key.name in Page(html).one("h1").text
+    assert customer.key.hint in html
+    assert "revoked_key" in html
+    customer.key.refresh_from_db()
+    assert customer.key.state == ApiKey.State.ACTIVE
+
+
+def test_the_question_comes_as_a_dialog_s_content_to_htmx(browser, customer):
+    page = reverse("key_revoke", args=[customer.key.pk])
+
+    html = browser.get(page, headers={"HX-Request": "true"}).content.decode()
+
+    assert "<html" not in html
+    assert Page(html).by_id("dialog-title").tag == "h2"
+
+
+def test_revoked_is_said_when_the_gateway_has_it(browser, customer):
+    answer = browser.post(reverse("key_revoke", args=[customer.key.pk]), follow=True)
+
+    record = records.connection().hgetall(records.key_name(0, customer.key.digest))
+    event = customer.key.events.get(kind=KeyEvent.Kind.REVOKED)
+    assert record[b"state"] == b"revoked"
+    assert "Revoked:" in answer.content.decode()
+    assert event.address == "127.0.0.1"
+
+
+def test_revoked_is_not_said_while_the_gateway_can_t_be_told(browser, customer):
+    with redis_away():
+        answer = browser.post(reverse("key_revoke", args=[customer.key.pk]), follow=True)
+
+    html = answer.content.decode()
+    assert "Revoked:" not in html
+    assert "has not confirmed" in html
+    assert "revoking…" in html
+
+    publish.lagging(timezone.now())
+    assert "revoking…" not in browser.get(reverse("keys")).content.decode()
+
+
+def test_the_table_is_sent_again_only_when_it_changed(browser, customer):
+    table = Page(browser.get(reverse("keys")).content.decode()).by_id("live-keys")
+    poll = table.attributes["hx-get"]
+
+    unchanged = browser.get(poll, headers={"HX-Request": "true"})
+    create(browser)
+    changed = browser.get(poll, headers={"HX-Request": "true"})
+
+    assert unchanged.status_code == 204
+    assert changed.status_code == 200
+    assert "Laptop" in changed.content.decode()
+    assert Page(changed.content.decode()).by_id("live-keys").attributes["hx-get"] != poll
+
+
+def test_the_pages_are_sound(browser, customer):
+    pages = [reverse("keys"), reverse("key_create")]
+    pages += [reverse(name, args=[customer.key.pk]) for name in ("key_rotate", "key_revoke")]
+
+    for page in pages:
+        assert faults(browser.get(page).content.decode()) == []
+    assert faults(create(browser)[1].content.decode()) == []
+
+
+def test_a_row_says_what_a_key_is_good_for():
+    now = timezone.now()
+    state = ApiKey.State
+
+    def condition(**fields):
+        return rows_of([ApiKey(**{"state": state.ACTIVE, "mode": "live"} | fields)], now)[0]
+
+    assert condition().condition == "active"
+    assert condition(expires_at=now + timedelta(hours=2, seconds=1)).retires_in == "2 h 0 min"
+    assert condition(expires_at=now).condition == "expired"
+    assert condition(state=state.REVOKED, revision=2, published_revision=1).condition == "revoking"
+    assert condition(state=state.REVOKED, revision=2, published_revision=2).condition == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("duration", "words"),
+    [
+        (timedelta(days=6, hours=3, minutes=59), "6 d 3 h"),
+        (timedelta(hours=23, minutes=41, seconds=59), "23 h 41 min"),
+        (timedelta(seconds=59), "0 min"),
+        (timedelta(seconds=-5), "0 min"),
+    ],
+)
+def test_durations_are_short_and_rounded_down(duration, words):
+    assert duration_in_words(duration) == words
