@@ -33,7 +33,7 @@ FIELD_KEY = required("FIELD_KEY")
 
 SITE_URL = required("SITE_URL").rstrip("/")
 GATEWAY_URL = env.str("GATEWAY_URL", default=SITE_URL).rstrip("/")
-SITE_NAME = env.str("SITE_NAME", default="Holidays API" if DEMO else "Keystile")
+SITE_NAME = env.str("SITE_NAME", default="Keystile")
 _site = urlsplit(SITE_URL)
 if _site.scheme not in ("http", "https") or not _site.hostname:
     raise ImproperlyConfigured("SITE_URL must be an address such as https://example.com.")

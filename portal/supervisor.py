@@ -139,6 +139,7 @@ class Supervisor:
             offered += ["--openapi", self._options.openapi]
         await self._run_once("demo", "demo", *offered)
         self._demo = self._folder.read("demo.json")
+        self._environ.setdefault("SITE_NAME", self._demo["site_name"])
         await asyncio.gather(self._run_once("publish", "publish"), *self._application())
         self._is_ready = True
         self._write_run_json()
@@ -327,15 +328,13 @@ class Supervisor:
             self._event(str(error))
 
     def _say_where_to_click(self) -> None:
-        site, gateway, demo = self._environ["SITE_URL"], self._environ["GATEWAY_URL"], self._demo
-        path = "/" if self._options.upstream else "/v1/next/DE"
+        site, demo = self._environ["SITE_URL"], self._demo
         self._output.plain(
             "",
             f"  Site     {site}/pricing",
-            f"  Admin    {site}/admin/   {demo.get('staff_email')}  {demo.get('staff_password')}",
+            f"  Admin    {site}/admin/   {demo['staff_email']}  {demo['staff_password']}",
             f"  Mailbox  {site}/demo/mail/",
-            "  A call   curl -H 'Authorization: Bearer "
-            f"{demo.get('demo_key')}' {gateway}/gateway/{demo.get('api')}{path}",
+            f"  A call   {demo['demo_call']}",
             "",
             "  Ctrl-C stops everything.",
             "",

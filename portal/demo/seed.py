@@ -27,6 +27,7 @@ from gateway import catalogue, openapi, routes
 from gateway.models import Api
 from keys import issuance, tokens
 from keys.models import ApiKey
+from portal import samples
 from portal.models import Account, Membership, User
 
 log = structlog.get_logger(__name__)
@@ -52,9 +53,12 @@ def everything(data_dir: Path, api: Api, *, staff_password: str, now: datetime) 
     staff(known, staff_password)
     account, buyer, buyer_password = customer(known)
     subscribe(account, buyer, now)
+    key = key_of(account, buyer, known, now)
     facts = {
+        "site_name": api.name,
         "api": api.slug,
-        "demo_key": key_of(account, buyer, known, now),
+        "demo_key": key,
+        "demo_call": samples.curl(key).replace(" \\\n  ", " "),
         "staff_email": STAFF_EMAIL,
         "staff_password": staff_password,
         "demo_email": BUYER_EMAIL,
@@ -188,16 +192,17 @@ def key_of(account: Account, buyer: User, known: Mapping[str, str], now: datetim
     active = live.filter(state=ApiKey.State.ACTIVE)
     if secret and active.filter(digest=tokens.digest(secret)).exists():
         return secret
-    by = {"actor": buyer, "address": None, "now": now}
     if subscriptions.alive(account) is None:
         return ""
     first = live.filter(origin=ApiKey.Origin.FIRST, state=ApiKey.State.UNCLAIMED).first()
     if first is not None:
-        return issuance.claim(first.pk, account, **by)
+        return issuance.claim(first.pk, account, actor=buyer, address=None, now=now)
     lost = active.filter(name=KEY_NAME) | active.filter(origin=ApiKey.Origin.FIRST)
     for key in lost:
-        issuance.revoke(key.pk, account, **by)
-    _, secret = issuance.create(account, name=KEY_NAME, mode="live", **by)
+        issuance.revoke(key.pk, account, actor=buyer, address=None, now=now)
+    _, secret = issuance.create(
+        account, name=KEY_NAME, mode="live", actor=buyer, address=None, now=now
+    )
     return secret
 
 
