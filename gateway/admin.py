@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from auditlog.registry import auditlog
@@ -47,7 +48,7 @@ class OperationInline(TabularInline[Operation, Api]):
 
     model = Operation
     form = OperationForm
-    formset = OperationFormSet
+    formset = OperationFormSet  # type: ignore[assignment]
     fields = ("method", "path_template", "summary", "weights", "max_units")
     extra = 0
     show_change_link = False
@@ -109,8 +110,8 @@ class ApiAdmin(Desk[Api]):
 
     def get_prepopulated_fields(
         self, request: HttpRequest, obj: Api | None = None
-    ) -> dict[str, tuple[str, ...]]:
-        return {} if obj else dict(self.prepopulated_fields)
+    ) -> dict[str, Sequence[str]]:
+        return {} if obj else self.prepopulated_fields
 
     @admin.display(description="operations", ordering="of_it")
     def operation_count(self, api: Api) -> int:
@@ -188,7 +189,8 @@ class OfAccounts(Facts[Row]):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Row]:
         accounts = apps.get_model("portal", "Account")._default_manager
         names = accounts.filter(pk=OuterRef("account_id")).values("name")[:1]
-        return super().get_queryset(request).annotate(account_name=Subquery(names))
+        rows = super().get_queryset(request)
+        return rows.annotate(account_name=Subquery(names))  # type: ignore[return-value]
 
     @admin.display(description="account")
     def account(self, row: Any) -> str:

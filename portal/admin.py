@@ -162,7 +162,7 @@ class AccountAdmin(Desk[Account]):
 
     @admin.display(description="owner", ordering="owner_email")
     def owner(self, account: Account) -> str:
-        return account.owner_email or "–"  # type: ignore[attr-defined, no-any-return]
+        return account.owner_email or "–"  # type: ignore[attr-defined]
 
     @admin.display(description="may do")
     def entitlement_summary(self, account: Account) -> SafeString | str:
@@ -208,7 +208,7 @@ class AccountsOfUserInline(FactsInline[Membership, User]):
         return link(membership.account)
 
 
-class UserCreationForm(AdminUserCreationForm):
+class UserCreationForm(AdminUserCreationForm):  # type: ignore[type-arg]
     class Meta:
         model = User
         fields = ("email",)
@@ -216,7 +216,7 @@ class UserCreationForm(AdminUserCreationForm):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin):
+class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
     """People. Whoever leaves is made inactive: what they did stays theirs."""
 
     add_form = UserCreationForm
@@ -255,10 +255,13 @@ class AuditAdmin(Facts[LogEntry]):
 
     @admin.display(description="changes")
     def what(self, entry: LogEntry) -> str:
-        changes = entry.changes_display_dict
-        lines = [
-            format_html("<b>{}</b>: {} → {}", name, *(str(value)[:200] for value in change))
-            for name, change in list(changes.items())[:12]
+        changes = {
+            name: change
+            for name, change in entry.changes_dict.items()
             if isinstance(change, list) and len(change) == 2
+        }
+        lines = [
+            format_html("<b>{}</b>: {} → {}", name, str(before)[:200], str(after)[:200])
+            for name, (before, after) in list(changes.items())[:12]
         ]
         return format_html("<br>".join("{}" for _ in lines), *lines) if lines else "–"

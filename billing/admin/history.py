@@ -211,7 +211,8 @@ class ProviderEventAdmin(Facts[ProviderEvent]):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ProviderEvent]:
         queryset = super().get_queryset(request)
-        is_list = request.resolver_match and request.resolver_match.url_name.endswith("changelist")
+        match = request.resolver_match
+        is_list = match is not None and str(match.url_name).endswith("changelist")
         return queryset.defer("payload") if is_list else queryset
 
     @admin.display(description="state")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from auditlog.registry import auditlog
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Count, Max, Q, QuerySet
@@ -19,6 +21,7 @@ from billing import catalogue, contracts, money
 from billing.forms import ContractForm, MeterTermsForm, PlanForm, VersionForm
 from billing.models import Contract, EnterpriseRequest, Plan, PlanMeter, PlanVersion
 from keys.desk import Deed, Desk, FactsInline, Outcome, link, tag
+from keys.models import Entitlement
 from keys.typed import TabularInline
 
 auditlog.register(Plan)
@@ -67,8 +70,8 @@ class PlanAdmin(Desk[Plan]):
 
     def get_prepopulated_fields(
         self, request: HttpRequest, obj: Plan | None = None
-    ) -> dict[str, tuple[str, ...]]:
-        return {} if obj else dict(self.prepopulated_fields)
+    ) -> dict[str, Sequence[str]]:
+        return {} if obj else self.prepopulated_fields
 
     def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> tuple[str, ...]:
         return ("slug",) if obj else ()
@@ -250,12 +253,26 @@ class ContractAdmin(Desk[Contract]):
 
     def save_model(self, request: HttpRequest, obj: Contract, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        contracts.apply(obj.account, timezone.now())
+        self.apply(request, obj)
 
     def delete_model(self, request: HttpRequest, obj: Contract) -> None:
-        account = obj.account
         super().delete_model(request, obj)
+        self.apply(request, obj)
+
+    def apply(self, request: HttpRequest, contract: Contract) -> None:
+        """Makes the account's contracts hold, and says whether the gateway has them yet."""
+        account = contract.account
         contracts.apply(account, timezone.now())
+        transaction.on_commit(lambda: self.say_published(request, account.pk))
+
+    def say_published(self, request: HttpRequest, account_id: UUID) -> None:
+        held = Entitlement.objects.filter(pk=account_id).first()
+        if held is not None and held.published_revision < held.revision:
+            messages.warning(
+                request,
+                "The gateway has not confirmed the account's terms yet; publishing is repeated "
+                "every few seconds.",
+            )
 
     @admin.display(description="account", ordering="account__name")
     def of_account(self, contract: Contract) -> str:

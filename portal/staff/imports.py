@@ -24,6 +24,7 @@ from django.utils.text import slugify
 
 from gateway import catalogue, openapi, plain_data
 from gateway.models import Api
+from portal.models import User
 
 KEPT_SECONDS = 3600
 
@@ -87,8 +88,7 @@ class ImportForm(forms.Form):
             self.add_error(source, str(invalid))
             return cleaned
         # A document that could be read is not asked for again when another field is wrong.
-        self.data = self.data.copy()
-        self.data["kept"] = keep(self.user_id, {"text": self.text})
+        self.data = {**self.data, "kept": keep(self.user_id, {"text": self.text})}
         if self.api is None:
             self.complete(cleaned, self.read)
         return cleaned
@@ -144,13 +144,24 @@ def first_server(document: openapi.Document) -> str:
 def keep(user_id: int, import_: dict[str, Any]) -> str:
     """Puts an import aside for an hour; the token brings it back to the same user only."""
     token = secrets.token_urlsafe(16)
-    cache.set(f"import:{user_id}:{token}", import_, timeout=KEPT_SECONDS)
+    cache.set(_name(user_id, token), import_, timeout=KEPT_SECONDS)
     return token
 
 
 def recall(user_id: int, token: str) -> dict[str, Any] | None:
-    kept: dict[str, Any] | None = cache.get(f"import:{user_id}:{token}")
+    kept: dict[str, Any] | None = cache.get(_name(user_id, token))
     return kept
+
+
+def _name(user_id: int, token: str) -> str:
+    return f"import:{user_id}:{token}"
+
+
+def staff_id(request: HttpRequest) -> int:
+    """Who brings the document; the admin has let nobody in who isn't staff."""
+    if not isinstance(request.user, User):
+        raise PermissionDenied
+    return request.user.pk
 
 
 def choose(request: HttpRequest) -> HttpResponse:
@@ -159,7 +170,7 @@ def choose(request: HttpRequest) -> HttpResponse:
     if asked := request.GET.get("api"):
         api = get_object_or_404(Api, pk=asked) if asked.isdecimal() else None
     check_permission(request, api)
-    user_id = request.user.pk
+    user_id = staff_id(request)
     form = ImportForm(request.POST or None, request.FILES or None, user_id=user_id, api=api)
     if request.method == "POST" and form.is_valid():
         fields = ("name", "slug", "upstream_url", "allow_private_upstream")
@@ -185,7 +196,7 @@ def choose(request: HttpRequest) -> HttpResponse:
 
 def confirm(request: HttpRequest, token: str) -> HttpResponse:
     """Step 2: every operation that would be added, kept or removed; POST applies it."""
-    import_ = recall(request.user.pk, token)
+    import_ = recall(staff_id(request), token)
     if import_ is None:
         messages.error(request, "That import was put aside over an hour ago; start it again.")
         return HttpResponseRedirect(reverse("admin:gateway_api_import"))
@@ -234,7 +245,7 @@ def apply(
     except IntegrityError:
         messages.error(request, f"There is an API “{choices['slug']}” by now; choose another slug.")
         return HttpResponseRedirect(reverse("admin:gateway_api_import"))
-    cache.delete(f"import:{request.user.pk}:{token}")
+    cache.delete(_name(staff_id(request), token))
     desk = site.get_model_admin(Api)
     desk.log_change(request, api, f"Imported {document.title} {document.version}.")
     messages.success(

@@ -10,11 +10,12 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.admin import AdminSite
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, URLResolver, path, reverse
 
 from billing.models import EnterpriseRequest, ProviderEvent
 from gateway.models import QuarantinedEntry
+from portal.ratelimits import by_address, by_field, limited
 from portal.staff import analytics, imports, ledger
 
 # What a group lists: models by label, in the order in which staff look for them.
@@ -64,7 +65,7 @@ class StaffSite(AdminSite):
         if admin_class is None or admin_class.__module__ not in REPLACED:
             super().register(model_or_iterable, admin_class, **options)
 
-    def get_urls(self) -> list[URLPattern | URLResolver]:  # type: ignore[override]
+    def get_urls(self) -> list[URLPattern | URLResolver]:
         view = self.admin_view
         return [
             path("analytics/", view(analytics.page), name="analytics"),
@@ -107,6 +108,13 @@ class StaffSite(AdminSite):
                     }
                 )
         return groups
+
+    def login(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        """The admin's own form, counted with everybody's sign-in."""
+        guarded = limited("login", (by_address, "100/15m"), (by_field("username"), "10/15m"))
+        return guarded(super().login)(request, extra_context)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         return super().index(request, {**(extra_context or {}), "waiting": waiting(request)})
