@@ -34,7 +34,7 @@ FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 0.2, 10.0
 STEADY_SECONDS = 10.0  # who lived that long starts again without delay
 # Beat first, so that no new work is queued; the stores last. Together under ten seconds.
 STOPS: Sequence[tuple[Sequence[str], float]] = (
-    (("beat", "migrate", "demo", "publish"), 0.5),
+    (("beat", "migrate", "demo"), 0.5),
     (("worker",), 3.5),
     (("gateway", "portal"), 2.5),
     (("upstream",), 0.5),
@@ -140,7 +140,7 @@ class Supervisor:
         await self._run_once("demo", "demo", *offered)
         self._demo = self._folder.read("demo.json")
         self._environ.setdefault("SITE_NAME", self._demo["site_name"])
-        await asyncio.gather(self._run_once("publish", "publish"), *self._application())
+        await asyncio.gather(*self._application())
         self._is_ready = True
         self._write_run_json()
         self._event(f"ready in {time.monotonic() - started:.1f} s")
