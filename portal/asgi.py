@@ -8,7 +8,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 django_application = get_asgi_application()
 
 from gateway.asgi import application as gateway_application  # noqa: E402
-from gateway.asgi import Receive, Scope, Send  # noqa: E402
+from gateway.forward import Receive, Send  # noqa: E402
+from gateway.plane import Scope  # noqa: E402
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
