@@ -50,9 +50,7 @@ def gateway(processes: int = 1, **environment: str) -> Iterator[Gateway]:
     command += ["--ws=none", "--no-access-log", "--no-server-header", "--no-date-header"]
     command += ["--no-proxy-headers", "--log-level=warning", "--timeout-graceful-shutdown=2"]
     started = [
-        subprocess.Popen(
-            command, env=os.environ | environment, pass_fds=[listener.fileno()]
-        )
+        subprocess.Popen(command, env=os.environ | environment, pass_fds=[listener.fileno()])
         for _ in range(processes)
     ]
     try:

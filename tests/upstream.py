@@ -224,7 +224,9 @@ BEHAVIOURS: dict[str, Callable[[Exchange], Awaitable[None]]] = {
 }  # fmt: skip
 
 
-async def _serve(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve(
+    upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     upstream.connections += 1
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
         while not writer.is_closing():
