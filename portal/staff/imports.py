@@ -80,6 +80,8 @@ class ImportForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
+        if {"document", "document_url"} & set(self.errors):
+            return cleaned
         try:
             self.text = self.document_text(cleaned)
             self.read = openapi.read(self.text)
@@ -198,7 +200,7 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
     """Step 2: every operation that would be added, kept or removed; POST applies it."""
     import_ = recall(staff_id(request), token)
     if import_ is None:
-        messages.error(request, "That import was put aside over an hour ago; start it again.")
+        messages.error(request, "What was chosen is kept for an hour; choose it again.")
         return HttpResponseRedirect(reverse("admin:gateway_api_import"))
     api = Api.objects.filter(pk=import_["api"]).first() if import_["api"] else None
     check_permission(request, api)
