@@ -7,7 +7,6 @@ Django: it must outlive whatever breaks in its children.
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -17,18 +16,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from portal import loopback
 from portal.data_folder import DataFolder, StartError, plain_errors
 from portal.embedded import Server, Valkey
 from portal.postgres import Postgres
 from portal.processes import Child, Output, die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOPBACK = "127.0.0.1"
-BACKLOG = 2048
 READY_SECONDS = 90.0
-PROBE_SECONDS = 2.0
 STARTS_BEFORE_READY = 5  # that many ends before the first readiness end the start
 FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 0.2, 10.0
 STEADY_SECONDS = 10.0  # who lived that long starts again without delay
@@ -85,8 +81,9 @@ class Supervisor:
         self._output = Output(sys.stdout, self._request_stop)
         self._folder = DataFolder(options.data_dir)
         self._folder.remove("run.json")
-        self._site_socket = _listen(options.port)
-        self._gateway_socket = _listen(options.port + 1)
+        self._site_socket = loopback.listen(options.port)
+        self._gateway_socket = loopback.listen(options.port + 1)
+        self._upstream_socket: socket.socket | None = None
         self._secrets = self._folder.secrets(environ)
         self._given = environ
         self._environ: dict[str, str] = {}
@@ -128,10 +125,11 @@ class Supervisor:
         self._environ = self._environment(stores)
         upstream = self._options.upstream
         if not upstream:
-            upstream_socket = _listen(self._folder.port("upstream"))
-            upstream = f"http://{LOOPBACK}:{upstream_socket.getsockname()[1]}"
-            web = self._web("upstream", "portal.demo.holidays_api:app", upstream_socket)
-            ready.append(self._keep(web, _responds(upstream, "/", 599)))
+            listening = self._upstream_socket = loopback.listen(self._folder.port("upstream"))
+            upstream = f"http://{loopback.HOST}:{listening.getsockname()[1]}"
+            holidays = self._web("upstream", "portal.demo.holidays_api:app", listening)
+            is_ready = _responds(listening, upstream, "/healthz", 200)
+            ready.append(self._keep(holidays, is_ready))
         await asyncio.gather(*ready)
         await self._run_once("migrate", "migrate", "--noinput", "--verbosity=0")
         offered = ["--upstream" if self._options.upstream else "--holidays", upstream]
@@ -168,8 +166,8 @@ class Supervisor:
             "DEBUG": "0",
             "KEYSTILE_DEMO": "1",
             "PAYMENT_PROVIDER": "sandbox",
-            "SITE_URL": f"http://{LOOPBACK}:{self._options.port}",
-            "GATEWAY_URL": f"http://{LOOPBACK}:{self._options.port + 1}",
+            "SITE_URL": f"http://{loopback.HOST}:{self._options.port}",
+            "GATEWAY_URL": f"http://{loopback.HOST}:{self._options.port + 1}",
             **self._given,
             **{name: value for name, value in self._secrets.items() if name not in own},
             **stores,
@@ -191,8 +189,8 @@ class Supervisor:
             for _ in range(self._options.gateway_processes)
         ]
         portal = self._web("portal", "portal.asgi:application", self._site_socket)
-        site_ready = _responds(site, "/healthz", 200, self._site_socket)
-        gateway_ready = _responds(gateway, "/", 499, self._gateway_socket)  # a refusal will do
+        site_ready = _responds(self._site_socket, site, "/healthz", 200)
+        gateway_ready = _responds(self._gateway_socket, gateway, "/", 499)  # a refusal will do
         return [
             self._keep(portal, site_ready),
             *(self._keep(child, gateway_ready) for child in gateways),
@@ -229,7 +227,7 @@ class Supervisor:
         """A uvicorn process on an inherited socket: a new one answers what the old one left."""
         command = [sys.executable, "-m", "uvicorn", application, f"--fd={listening.fileno()}"]
         command += ["--http=gateway.wire:StrictHttp", "--loop=uvloop", "--ws=none"]
-        command += [f"--backlog={BACKLOG}"]
+        command += [f"--backlog={loopback.BACKLOG}"]
         command += ["--no-access-log", "--no-server-header", "--no-date-header"]
         # The peer is the client: nothing in front of us may speak for it.
         command += ["--no-proxy-headers", "--log-level=warning", "--timeout-graceful-shutdown=2"]
@@ -344,42 +342,12 @@ class Supervisor:
         self._output.event("keystile", text)
 
 
-def _listen(port: int) -> socket.socket:
-    """A listening socket on loopback that children inherit. Raises `StartError`."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Inherited by what is accepted. uvicorn opens `--fd` as a Unix socket, so that the event loop
-    # does not set it: answers in two writes would wait 40 ms for the client's delayed ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listening.bind((LOOPBACK, port))
-        listening.listen(BACKLOG)
-    except OSError as error:
-        raise StartError(
-            f"Port {port} can't be used ({os.strerror(error.errno or 0).lower()}); choose another: "
-            "make run PORT=8010 takes 8010 for the site and 8011 for the gateway."
-        ) from error
-    return listening
-
-
-def _responds(url: str, path: str, most: int, listening: socket.socket | None = None) -> Check:
-    """A check that `path` answers with a status up to `most`.
-
-    With `listening` the question goes to that socket with the host of `url` as its name, because
-    an operator's SITE_URL may point at a proxy.
-    """
-    name = urlsplit(url).netloc
-    port = listening.getsockname()[1] if listening else urlsplit(url).port
-    request = f"GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
+def _responds(listening: socket.socket, url: str, path: str, most: int) -> Check:
+    """A check that `path` answers with a status up to `most`."""
 
     async def check(_: Child) -> bool:
-        with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
-            async with asyncio.timeout(PROBE_SECONDS):
-                reader, writer = await asyncio.open_connection(LOOPBACK, port)
-                with contextlib.closing(writer):
-                    writer.write(request)
-                    return int((await reader.readline()).split()[1]) <= most
-        return False
+        status = await loopback.status(listening, url, path)
+        return status is not None and status <= most
 
     return check
 

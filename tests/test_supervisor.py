@@ -164,7 +164,7 @@ def test_a_port_in_use_is_one_sentence(running, tmp_path, offset):
     assert sentence.startswith(f"keystile: Port {taken} can't be used")
 
 
-@pytest.mark.parametrize("role", ["gateway", "portal", "worker", "valkey", "postgres"])
+@pytest.mark.parametrize("role", ["gateway", "portal", "upstream", "worker", "valkey", "postgres"])
 def test_a_killed_process_is_started_again_while_the_others_go_on(running, role):
     before = running.facts["pids"]
     killed = before[role][0] if role == "gateway" else before[role]
