@@ -13,4 +13,5 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "site_url": settings.SITE_URL,
         "gateway_url": settings.GATEWAY_URL,
         "demo": settings.DEMO,
+        "has_mailbox": settings.MAILBOX,
     }

@@ -171,6 +171,8 @@ CONTENT_SECURITY_POLICY = {
 
 # ------------------------------------------------------------------ mail
 EMAIL_URL = env.str("EMAIL_URL", default="")
+# Everybody's mails on a page, codes and claim links too: for the one at this machine only.
+MAILBOX = DEMO and ON_LOOPBACK and not EMAIL_URL
 if EMAIL_URL:
     vars().update(env.email_url("EMAIL_URL"))
 elif DEMO:

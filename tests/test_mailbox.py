@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def folder(settings, tmp_path):
-    settings.DEMO = True
+    settings.MAILBOX = True
     settings.EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
     settings.EMAIL_FILE_PATH = str(tmp_path)
     return tmp_path
@@ -81,7 +81,7 @@ def test_a_real_mail_is_readable(client, folder):
 def test_there_is_no_mailbox_outside_the_demo(client, folder, settings):
     post("Secret")
     address = letters(client)[0]
-    settings.DEMO = False
+    settings.MAILBOX = False
 
     assert client.get("/demo/mail/").status_code == 404
     assert client.get(address).status_code == 404

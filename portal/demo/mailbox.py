@@ -1,6 +1,6 @@
 """The demo's mailbox: the mails that the site wrote into its folder, for whoever tries it out.
 
-Exists only where `settings.DEMO` is set and mails go to files; 404 elsewhere. Everything in a
+Exists only in a demo on loopback whose mails go to files (`settings.MAILBOX`); 404 elsewhere. Everything in a
 mail is somebody else's text: it is shown escaped, and its HTML only under a policy of its own
 that runs nothing and loads nothing.
 """
@@ -66,7 +66,7 @@ def _read(path: Path) -> Letter:
 
 def _files() -> list[Path]:
     """The files of the folder, newest first; 404 where this is no demo."""
-    if not settings.DEMO or not getattr(settings, "EMAIL_FILE_PATH", None):
+    if not settings.MAILBOX:
         raise Http404
     folder = Path(settings.EMAIL_FILE_PATH)
     found = [path for path in folder.glob("*.log") if NAME.fullmatch(path.name)]
