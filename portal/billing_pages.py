@@ -19,7 +19,6 @@ from keys.models import ApiKey
 from portal import notices, quotas
 from portal.access import AccountRequest, entitlement_of, member
 from portal.roles import Capability, may
-from portal.templatetags.texts import day
 
 NOT_NOW = (
     "The payment provider does not answer at the moment, so nothing was changed. "
@@ -94,7 +93,7 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
         else:
             name = subscription.version.plan.name
             if at_period_end:
-                ended = f"{name} ends on {day(subscription.period_end)}. Until then it all works."
+                ended = f"{name} is cancelled for the end of its period."
             else:
                 ended = f"{name} has ended. Keys are refused from now on."
             messages.success(request, ended)
