@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.traffic import (
     ask,
     ask_raw,
     connect,
+    eventually,
     make_customer,
     put_on_sale,
     read_answer,
@@ -373,7 +375,7 @@ def test_a_client_that_leaves_before_the_answer_cancels_the_call(door, customer,
     (entry,) = traffic.entries()
     assert (entry["status"], entry["billable"]) == (499, False)
     assert traffic.used(customer) == 0
-    _eventually(lambda: backend.requests[-1].aborted)
+    eventually(lambda: backend.requests[-1].aborted)
 
 
 def test_a_client_that_leaves_a_stream_stops_the_backend(door, customer, backend):
@@ -383,7 +385,7 @@ def test_a_client_that_leaves_a_stream_stops_the_backend(door, customer, backend
 
     (entry,) = traffic.entries()
     assert (entry["status"], entry["code"], entry["billable"]) == (200, "truncated", True)
-    _eventually(lambda: backend.requests[-1].aborted)
+    eventually(lambda: backend.requests[-1].aborted)
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_an_abort(door, customer, backend):
@@ -394,7 +396,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_an_abort(door, custom
 
     (entry,) = traffic.entries()
     assert (entry["status"], entry["billable"]) == (499, False)
-    _eventually(lambda: backend.requests[-1].aborted)
+    eventually(lambda: backend.requests[-1].aborted)
     assert not backend.requests[-1].whole
 
 
@@ -456,8 +458,6 @@ def test_a_call_ends_when_its_whole_time_is_over(running, redis_clean, backend):
     ],
 )
 def test_a_malformed_answer_is_502(door, customer, said):
-    from urllib.parse import quote
-
     target = f"/gateway/demo/raw?say={quote(said, encoding='latin-1')}&close"
 
     answer = ask(door, "GET", target, customer.bearer)
@@ -673,10 +673,3 @@ def test_many_clients_at_once_get_their_own_answers(door, customer):
         worker.join()
 
     assert wrong == []
-
-
-def _eventually(is_so) -> None:
-    deadline = time.monotonic() + 3
-    while not is_so() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert is_so()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -170,10 +170,14 @@ def put_on_sale(
     for label, costs in (operations or {}).items():
         method, template = label.split(" ")
         Operation.objects.create(api=api, method=method, path_template=template, **costs)
-    with committed():
-        routes.bump()
+    publish_routes()
     records.connection().set(records.ready_name(0), 1)
     return api
+
+
+def publish_routes() -> None:
+    with committed():
+        routes.bump()
 
 
 # ------------------------------------------------------------------ what was recorded
@@ -194,6 +198,14 @@ def entries() -> list[dict[str, Any]]:
             | {"key": opened[1], "mode": opened[2]}
         )
     return found
+
+
+def eventually(is_so: Callable[[], object]) -> None:
+    """Waits until it is so, for seconds at most; asks once more than it has to wait."""
+    deadline = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
 
 
 def used(customer: Customer, meter: str = "calls", mode: str = "live") -> int:
@@ -225,6 +237,11 @@ class Answer:
     @property
     def code(self) -> str:
         return str(self.json["code"])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def connect(port: int) -> socket.socket:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
@@ -66,7 +66,7 @@ class Exchange:
         self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
-async def _parts(request: Received, reader: asyncio.StreamReader):  # noqa: ANN202
+async def _parts(request: Received, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     if request.values("transfer-encoding"):
         while size := int((await reader.readline()).strip(), 16):
             while size:
