@@ -13,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import resolve_url
 from django.utils.cache import add_never_cache_headers
+from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
 from keys.models import Entitlement
@@ -66,7 +67,10 @@ def member(
     ) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
         @wraps(view)
         def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            asked = cast(AccountRequest, request)
             if not request.user.is_authenticated:
+                if asked.htmx:  # a part of a page whose session is over: reload the page
+                    return HttpResponseClientRefresh()
                 return redirect_to_login(
                     request.get_full_path(), login_url=resolve_url(strangers_go_to)
                 )
@@ -75,7 +79,6 @@ def member(
                 raise PermissionDenied("Nobody has made you a member of an account yet.")
             if not may(membership.role, capability):
                 raise PermissionDenied(REFUSAL[capability])
-            asked = cast(AccountRequest, request)
             asked.membership, asked.account = membership, membership.account
             response = view(asked, *args, **kwargs)
             add_never_cache_headers(response)

@@ -95,7 +95,7 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
             if at_period_end:
                 ended = f"{name} is cancelled for the end of its period."
             else:
-                ended = f"{name} has ended. Keys are refused from now on."
+                ended = f"{name} has ended."
             messages.success(request, ended)
         return redirect("billing")
     keys = request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE)

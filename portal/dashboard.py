@@ -11,6 +11,7 @@ from typing import Any, Literal
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh
@@ -81,12 +82,8 @@ def overview(request: AccountRequest) -> HttpResponse:
     if situation is Situation.RUNNING:
         span = _span(request)
         parts = _parts(request.account, span, timezone.now())
-        context |= {
-            "span": span,
-            "spans": SPANS.values(),
-            "parts": {part.name: part for part in parts},
-            "marks": live.marks(parts),
-        }
+        context |= {"span": span, "spans": SPANS.values()}
+        context |= live.context(parts, _poll_url(span))
         return render(request, "dashboard/overview.html", context)
     context |= {"situation": situation, **_next_step(request.account, situation)}
     return render(request, f"dashboard/{situation}.html", context)
@@ -104,12 +101,7 @@ def live_overview(request: AccountRequest) -> HttpResponse:
         over = situation_of(request.account) != awaited
         return HttpResponseClientRefresh() if over else HttpResponse(status=204)
     span = _span(request)
-    parts = _parts(request.account, span, timezone.now())
-    changed = live.changed(parts, request)
-    if not changed:
-        return HttpResponse(status=204)
-    context = {"span": span, "changed": changed, "marks": live.marks(parts)}
-    return render(request, "dashboard/_live.html", context)
+    return live.answer(request, _parts(request.account, span, timezone.now()), _poll_url(span))
 
 
 def situation_of(account: Account) -> Situation:
@@ -144,6 +136,10 @@ def _next_step(account: Account, situation: Situation) -> dict[str, Any]:
 
 def _span(request: AccountRequest) -> Span:
     return SPANS.get(request.GET.get("range", ""), SPANS[DEFAULT_SPAN])
+
+
+def _poll_url(span: Span) -> str:
+    return f"{reverse('live_overview')}?range={span.slug}&"
 
 
 def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:

@@ -14,6 +14,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
@@ -26,7 +27,6 @@ from portal.access import AccountRequest, entitlement_of, member
 from portal.ratelimits import by_user, limited
 from portal.roles import Capability, may
 
-FORMER_KEYS_SHOWN = 20
 OVERLAPS = {
     "0": (timedelta(0), "Now: the old key stops at once"),
     "1": (timedelta(hours=1), "1 hour"),
@@ -94,41 +94,27 @@ def duration_in_words(duration: timedelta) -> str:
 @require_GET
 @member()
 def key_list(request: AccountRequest) -> HttpResponse:
-    """All keys; polled by its own table, which is answered only when it changed."""
+    """All keys, live: those in use, and those that were."""
     now = timezone.now()
-    keys = list(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE))
-    rows = rows_of(keys, now)
+    rows = rows_of(list(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE)), now)
     entitlement = entitlement_of(request.account)
-    has_plan = entitlement is not None and entitlement.state == Entitlement.State.ACTIVE
-    unclaimed = [row.key for row in rows if row.condition == "unclaimed"]
-    current = [row for row in rows if row.condition in ("active", "retiring")]
-    former = [row for row in rows if row.condition in ("expired", "revoking", "revoked")]
-    table = live.Part.of(
-        "keys",
-        render_to_string(
-            "keys/_table.html",
-            {
-                "current": current,
-                "former": former[:FORMER_KEYS_SHOWN],
-                "unclaimed": unclaimed,
-                "has_plan": has_plan,
-                "may_manage": may(request.membership.role, Capability.KEYS),
-            },
-        ),
-    )
-    if request.htmx and not live.changed([table], request):
-        return HttpResponse(status=204)
-    return render(
-        request,
-        "keys/_live_table.html" if request.htmx else "keys/list.html",
-        {
-            "nav": "keys",
-            "table": table,
-            "unclaimed": unclaimed,
-            "apis": Api.objects.filter(listed=True, enabled=True),
-            "may_manage": may(request.membership.role, Capability.KEYS),
-        },
-    )
+    context = {
+        "nav": "keys",
+        "unclaimed": [row.key for row in rows if row.condition == "unclaimed"],
+        "current": [row for row in rows if row.condition in ("active", "retiring")],
+        "former": [row for row in rows if row.condition in ("expired", "revoking", "revoked")],
+        "has_plan": entitlement is not None and entitlement.state == Entitlement.State.ACTIVE,
+        "may_manage": may(request.membership.role, Capability.KEYS),
+    }
+    parts = [
+        live.Part.of(name, render_to_string(f"keys/_{name}.html", context))
+        for name in ("current", "former")
+    ]
+    poll_url = f"{reverse('keys')}?"
+    if request.htmx:
+        return live.answer(request, parts, poll_url)
+    context |= {"apis": Api.objects.filter(listed=True, enabled=True)}
+    return render(request, "keys/list.html", context | live.context(parts, poll_url))
 
 
 @require_http_methods(["GET", "POST"])
@@ -136,8 +122,8 @@ def key_list(request: AccountRequest) -> HttpResponse:
 @member(Capability.KEYS)
 def key_create(request: AccountRequest) -> HttpResponse:
     wanted = {"mode": request.GET.get("mode", ApiKey.Mode.LIVE)}  # the docs ask for a test key
-    form = CreateKey(request.POST or None, initial=wanted)
-    if request.method == "POST" and form.is_valid():
+    form = CreateKey(request.POST if request.method == "POST" else None, initial=wanted)
+    if form.is_valid():
         if not once.spend(request.POST.get("once", ""), request.user, "create"):
             return _already_sent(request)
         try:

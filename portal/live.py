@@ -6,10 +6,11 @@ is new is answered with 204, which htmx leaves alone: no flicker, no lost focus 
 
 import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.utils.safestring import SafeString, mark_safe
 
 # The browser keeps relative times up to date by itself (static/js/keystile.js).
@@ -34,12 +35,20 @@ class Part:
         return f"{self.name}-{hashlib.sha256(still.encode()).hexdigest()[:12]}"
 
 
-def marks(parts: Iterable[Part]) -> str:
-    """What the next poll sends as `seen`."""
-    return ".".join(part.mark for part in parts)
+def context(parts: list[Part], poll_url: str) -> dict[str, Any]:
+    """What a page needs to show its parts and to ask for news of them at `poll_url`."""
+    return {
+        "parts": {part.name: part for part in parts},
+        "poll_url": poll_url,
+        "marks": ".".join(part.mark for part in parts),
+    }
 
 
-def changed(parts: Iterable[Part], request: HttpRequest) -> list[Part]:
-    """The parts that look different from what the browser shows."""
+def answer(request: HttpRequest, parts: list[Part], poll_url: str) -> HttpResponse:
+    """The answer to a poll: the parts that look different from what the browser shows."""
     seen = request.GET.get("seen", "").split(".")
-    return [part for part in parts if part.mark not in seen]
+    changed = [part for part in parts if part.mark not in seen]
+    if not changed:
+        return HttpResponse(status=204)
+    news = {**context(parts, poll_url), "changed": changed}
+    return render(request, "dashboard/_live.html", news)

@@ -77,6 +77,13 @@ def test_a_stranger_is_sent_to_the_login_and_back(page):
     assert answer.url == f"/login/?next={reverse(page)}"
 
 
+def test_a_part_of_a_page_is_no_login_form_when_the_session_is_over():
+    answer = Client().get(reverse("live_overview"), headers={"HX-Request": "true"})
+
+    assert answer["HX-Refresh"] == "true"
+    assert not answer.content
+
+
 def test_a_stranger_who_buys_is_sent_to_the_sign_up_and_back(account):
     answer = Client().get("/buy/pro/")
 

@@ -11,28 +11,38 @@ from django.utils import timezone
 from keys import issuance, publish, records, tokens
 from keys.models import ApiKey, KeyEvent
 from portal.key_pages import duration_in_words, rows_of
-from tests.factories import make_api
+from tests.factories import make_account, make_api
 from tests.markup import Page, faults
 from tests.test_publish import redis_away
-from tests.traffic import make_customer
+from tests.traffic import Customer, entitle, make_key, terms
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_clean")]
 
 SECRET = re.compile(r"ks_(?:live|test)_[0-9]{2}[0-9A-Za-z]{46}")
 
 
+def new_customer():
+    account = make_account()
+    entitle(account, terms())
+    return Customer(account, *make_key(account))
+
+
+def signed_in(customer):
+    client = Client()
+    owner = customer.account.members.get()
+    client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
 @pytest.fixture
 def customer():
     make_api()
-    return make_customer()
+    return new_customer()
 
 
 @pytest.fixture
 def browser(customer):
-    client = Client()
-    owner = customer.account.memberships.get().user
-    client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return signed_in(customer)
 
 
 def secrets_in(answer):
@@ -89,12 +99,7 @@ def test_a_reloaded_creation_makes_no_second_key_and_shows_nothing(browser, cust
 
 
 def test_a_form_of_another_member_makes_nothing(browser, customer):
-    stranger = Client()
-    stranger.force_login(
-        make_customer().account.memberships.get().user,
-        backend="django.contrib.auth.backends.ModelBackend",
-    )
-    form = form_of(stranger, reverse("key_create"), name="Stolen", mode="live")
+    form = form_of(signed_in(new_customer()), reverse("key_create"), name="Stolen", mode="live")
 
     assert browser.post(reverse("key_create"), form).status_code == 409
     assert not customer.account.keys.filter(name="Stolen").exists()
@@ -240,18 +245,19 @@ def test_revoked_is_not_said_while_the_gateway_can_t_be_told(browser, customer):
     assert "revoking…" not in browser.get(reverse("keys")).content.decode()
 
 
-def test_the_table_is_sent_again_only_when_it_changed(browser, customer):
-    table = Page(browser.get(reverse("keys")).content.decode()).by_id("live-keys")
-    poll = table.attributes["hx-get"]
+def test_the_list_is_sent_again_only_where_it_changed(browser, customer):
+    page = Page(browser.get(reverse("keys")).content.decode())
+    poll = page.by_id("live").attributes["hx-get"]
 
     unchanged = browser.get(poll, headers={"HX-Request": "true"})
     create(browser)
     changed = browser.get(poll, headers={"HX-Request": "true"})
 
+    news = Page(changed.content.decode())
     assert unchanged.status_code == 204
-    assert changed.status_code == 200
-    assert "Laptop" in changed.content.decode()
-    assert Page(changed.content.decode()).by_id("live-keys").attributes["hx-get"] != poll
+    assert "Laptop" in news.by_id("live-current").text
+    assert not [e for e in news.elements if e.attributes.get("id") == "live-former"]
+    assert news.by_id("live").attributes["hx-get"] != poll
 
 
 def test_the_pages_are_sound(browser, customer):
