@@ -139,7 +139,10 @@ def test_a_good_document_need_not_be_chosen_again_when_a_field_is_wrong(desk):
 
     refused = choose(desk, document("/now"), slug="taken")
     assert "There is an API “taken” already" in errors_of(refused)
-    assert "Weather API 1.0" in refused.content.decode()
+    page = refused.content.decode()
+    assert "Weather API 1.0" in page
+    assert 'value="taken"' in page
+    assert 'value="http://backend:8000"' in page
 
     kept = refused.context["form"]["kept"].value()
     fields = {"kept": kept, "slug": "weather", "upstream_url": "http://backend:8000"}

@@ -16,7 +16,7 @@ from django.contrib.admin import site
 from django.core.cache import cache
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import IntegrityError, transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -90,7 +90,10 @@ class ImportForm(forms.Form):
             self.add_error(source, str(invalid))
             return cleaned
         # A document that could be read is not asked for again when another field is wrong.
-        self.data = {**self.data, "kept": keep(self.user_id, {"text": self.text})}
+        data = QueryDict(mutable=True)
+        data.update(self.data)
+        data["kept"] = keep(self.user_id, {"text": self.text})
+        self.data = data
         if self.api is None:
             self.complete(cleaned, self.read)
         return cleaned
@@ -224,9 +227,12 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
 
 
 def cost(spec: openapi.OperationSpec) -> str:
-    """What a call uses, in words: “1 calls, up to 1,000 rows”."""
+    """What a call uses, in words: “2 calls, up to 1,000 rows”."""
     fixed = {openapi.CALLS: 1, **spec.weights}
-    words = [f"{units:,} {meter}" for meter, units in fixed.items()]
+    words = [
+        "1 call" if (meter, units) == (openapi.CALLS, 1) else f"{units:,} {meter}"
+        for meter, units in fixed.items()
+    ]
     words += [f"up to {units:,} {meter}" for meter, units in spec.max_units.items()]
     return ", ".join(words)
 

@@ -25,7 +25,7 @@ from keys.models import ApiKey
 from portal.models import Account
 
 ROWS_PER_PAGE = 100
-SEARCH_TIMEOUT = "5s"
+SEARCH_TIMEOUT = timedelta(seconds=5)
 # An event's id is drawn by the gateway's clock, its admission stamped by Redis'.
 SLACK = timedelta(minutes=5)
 STATUSES = (
@@ -144,9 +144,7 @@ def page(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         try:
             events = read_page(form.matching(position))
-        except OperationalError as error:
-            if not isinstance(error.__cause__, QueryCanceled):
-                raise
+        except TooSlow:
             form.add_error(None, "That takes too long to find. Name an account, or a few days.")
     older = ""
     if len(events) > ROWS_PER_PAGE:
@@ -167,11 +165,26 @@ def page(request: HttpRequest) -> HttpResponse:
     return TemplateResponse(request, "admin/ledger.html", context)
 
 
-def read_page(events: QuerySet[UsageEvent]) -> list[UsageEvent]:
-    """One row more than a page holds, so that its reader knows whether there are older ones."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [SEARCH_TIMEOUT])
-        return list(events[: ROWS_PER_PAGE + 1])
+class TooSlow(Exception):
+    """Postgres gave up looking for the calls."""
+
+
+def read_page(
+    events: QuerySet[UsageEvent], timeout: timedelta = SEARCH_TIMEOUT
+) -> list[UsageEvent]:
+    """One row more than a page holds, so that its reader knows whether there are older ones.
+
+    Raises `TooSlow`.
+    """
+    milliseconds = str(timeout // timedelta(milliseconds=1))
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [milliseconds])
+            return list(events[: ROWS_PER_PAGE + 1])
+    except OperationalError as error:
+        if isinstance(error.__cause__, QueryCanceled):
+            raise TooSlow from error
+        raise
 
 
 def _position(text: str) -> Position | None:

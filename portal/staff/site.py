@@ -109,7 +109,7 @@ class StaffSite(AdminSite):
                 )
         return groups
 
-    def login(
+    def login(  # type: ignore[override]
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponseBase:
         """The admin's own form, counted with everybody's sign-in."""
