@@ -171,12 +171,8 @@ def key_claim(request: AccountRequest, key_id: UUID) -> HttpResponse:
         )
     except issuance.AlreadyClaimed:
         key.refresh_from_db()
-        return render(
-            request,
-            "keys/already_claimed.html",
-            {"nav": "keys", "key": key, "may_manage": True},
-            status=409,
-        )
+        context = {"nav": "keys", "key": key, "may_manage": True}
+        return render(request, "keys/already_claimed.html", context)
     key.refresh_from_db()
     return show_secret(request, key, secret)
 
@@ -271,4 +267,4 @@ def show_secret(
 
 
 def _already_sent(request: AccountRequest) -> HttpResponse:
-    return render(request, "keys/already_sent.html", {"nav": "keys"}, status=409)
+    return render(request, "keys/already_sent.html", {"nav": "keys"})
