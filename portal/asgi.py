@@ -1,10 +1,13 @@
 """The site's ASGI entry: `/gateway/…` goes to the data plane before Django sees it."""
 
 import os
+import warnings
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+# whitenoise sends files as synchronous iterators; ours are small and read at once.
+warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
 django_application = get_asgi_application()
 
 from gateway.asgi import application as gateway_application  # noqa: E402
