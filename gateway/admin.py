@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from auditlog.registry import auditlog
@@ -26,6 +26,7 @@ from gateway.models import (
     Routes,
     UsageRollup,
 )
+from gateway.problems import PROBLEMS
 from keys.desk import CappedPaginator, Desk, Facts, tag
 from keys.typed import TabularInline
 
@@ -172,15 +173,48 @@ class MeterAdmin(Desk[Meter]):
         routes.bump()
 
 
-class ByApi(admin.SimpleListFilter):
+class Known(admin.SimpleListFilter):
+    """Filters by a column whose values are known: Django would look them up in every row."""
+
+    def choose_from(self) -> Iterable[tuple[Any, str]]:
+        raise NotImplementedError
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+        return list(self.choose_from())
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = {str(value) for value, _ in self.lookup_choices} & {self.value()}
+        return queryset.filter(**{str(self.parameter_name): chosen.pop()}) if chosen else queryset
+
+
+class ByApi(Known):
     title = "API"
     parameter_name = "api"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return list(Api.objects.values_list("slug", "name"))
+    def choose_from(self) -> Iterable[tuple[Any, str]]:
+        return Api.objects.values_list("slug", "name")
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(api=self.value()) if self.value() else queryset
+
+class ByMeter(Known):
+    title = parameter_name = "meter"
+
+    def choose_from(self) -> Iterable[tuple[Any, str]]:
+        return Meter.objects.values_list("name", "label")
+
+
+class ByStatus(Known):
+    title = "status"
+    parameter_name = "status_class"
+
+    def choose_from(self) -> Iterable[tuple[Any, str]]:
+        return [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx"), (0, "abandoned")]
+
+
+class ByCode(Known):
+    title = parameter_name = "code"
+
+    def choose_from(self) -> Iterable[tuple[Any, str]]:
+        return [(code, code) for code in PROBLEMS]
 
 
 class OfAccounts(Facts[Row]):
@@ -216,9 +250,9 @@ class UsageRollupAdmin(OfAccounts[UsageRollup]):
         "units",
         "billable_units",
     )
-    list_filter = ("quarter", ByApi, "meter", "mode", "status_class")
-    search_fields = ("account_id__exact", "key_id__exact")
-    search_help_text = "Id of an account or of a key."
+    list_filter = ("quarter", ByApi, ByMeter, "mode", ByStatus)
+    search_fields = ("account_id__exact",)
+    search_help_text = "Id of an account."
     ordering = ("-quarter", "-id")
     paginator = CappedPaginator
 
@@ -230,9 +264,9 @@ class UsageRollupAdmin(OfAccounts[UsageRollup]):
 @admin.register(RefusalRollup)
 class RefusalRollupAdmin(OfAccounts[RefusalRollup]):
     list_display = ("minute", "account", "key_id", "code", "count")
-    list_filter = ("minute", "code")
-    search_fields = ("account_id__exact", "key_id__exact")
-    search_help_text = "Id of an account or of a key."
+    list_filter = ("minute", ByCode)
+    search_fields = ("account_id__exact",)
+    search_help_text = "Id of an account."
     ordering = ("-minute", "-id")
     paginator = CappedPaginator
 

@@ -80,6 +80,11 @@ class CappedPaginator(Paginator[Any]):
         rows: Any = self.object_list
         return int(rows.order_by()[: self.MAX].count())
 
+    @property
+    def is_capped(self) -> bool:
+        """There may be more rows than were counted; the list says so."""
+        return self.count == self.MAX
+
 
 class Desk(ModelAdmin[Row]):
     """A model's pages, with its deeds."""

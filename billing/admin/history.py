@@ -181,7 +181,7 @@ class ProviderEventAdmin(Facts[ProviderEvent]):
     """The inbox: what providers sent, and what became of it."""
 
     list_display = ("received_at", "type", "provider", "standing", "attempts", "short_error")
-    list_filter = (Standing, "provider", "type", "received_at")
+    list_filter = (Standing, "received_at")
     search_fields = ("external_id__exact", "type", "error")
     search_help_text = "The provider’s event id, the type, or words of the error."
     paginator = CappedPaginator
