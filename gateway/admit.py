@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import hiredis
@@ -66,6 +66,7 @@ class Gate:
         """
         if call.partition not in records.PARTITIONS:
             return UNKNOWN_KEY
+        prefix, tag = _names(call.partition)
         for _ in range(RELOADS):
             table = self.table
             api, operation, refusal = _match(table, call)
@@ -73,8 +74,8 @@ class Gate:
                 reply = await self._link.run(
                     SCRIPT,
                     1,
-                    records.key_name(call.partition, call.digest),
-                    records.tag(call.partition),
+                    prefix + call.digest,
+                    tag,
                     event_id,
                     table.version,
                     api.slug if api else "",
@@ -117,6 +118,12 @@ class Gate:
 
 
 NO_OPERATION = Operation("", {"calls": 0}, {})
+
+
+@cache
+def _names(partition: int) -> tuple[str, str]:
+    """What the names of key records begin with, and the partition's hash tag."""
+    return records.key_name(partition, ""), records.tag(partition)
 
 
 def _match(table: Table, call: Call) -> tuple[ApiRoutes | None, Operation, Refusal | None]:

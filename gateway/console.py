@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -157,7 +158,7 @@ class _Shown:
         self._body = b""
         self.is_cut = False
 
-    async def take(self, message: Message) -> None:
+    async def take(self, message: Mapping[str, Any]) -> None:
         """Takes an ASGI message; of the body no more than is shown."""
         if message["type"] == "http.response.start":
             self._take_head(message["status"], message["headers"])

@@ -155,6 +155,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[bytes] = []
         self._answered = 0
         self._watched = 0
         self._half_timeout = timeout_seconds / 2
@@ -171,11 +172,20 @@ class _Connection(asyncio.Protocol):
             reply.set_exception(Lost())
             return reply
         self._waiting.append(reply)
-        self.transport.write(hiredis.pack_command(command))
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(hiredis.pack_command(command))
         if self._watch is None:
             self._watched = self._answered
             self._watch = self._loop.call_later(self._half_timeout, self._check)
         return reply
+
+    def _flush(self) -> None:
+        """Writes at once what all calls of this turn of the loop have to say."""
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        if not self.lost.done():
+            self.transport.write(data)
 
     def _check(self) -> None:
         """Every half timeout: what was waiting at the last check must be answered by now.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from functools import cache
 from typing import Any
 
 import structlog
@@ -147,12 +148,18 @@ def arguments(
     event_id: str, partition: int, end: str, corrected: tuple[str | int, ...]
 ) -> tuple[str | bytes | int, ...]:
     """What settle.lua is given: the number of keys, its keys, its arguments."""
-    names = (
+    return *_names(partition), event_id, end, *corrected
+
+
+@cache
+def _names(partition: int) -> tuple[str | int, ...]:
+    return (
+        3,
         records.open_name(partition),
         records.due_name(partition),
         records.usage_stream(partition),
+        records.tag(partition),
     )
-    return 3, *names, records.tag(partition), event_id, end, *corrected
 
 
 def abandoned(status: int) -> str:

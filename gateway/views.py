@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -25,6 +25,8 @@ from gateway.admit import Admission
 from gateway.door import door
 from gateway.forward import Message
 from gateway.problems import Refusal
+
+Sent = Mapping[str, Any]
 
 READ_BYTES = 64 * 1024
 QUEUED_PARTS = 4
@@ -164,7 +166,7 @@ class _Answer:
         self._request = request
         self._call = call
         self._to_read = call.content_length or 0
-        self._messages: asyncio.Queue[Message | None] = asyncio.Queue(QUEUED_PARTS)
+        self._messages: asyncio.Queue[Sent | None] = asyncio.Queue(QUEUED_PARTS)
         self._left = asyncio.Event()
 
     def begin(self, admission: Admission) -> None:
@@ -206,10 +208,10 @@ class _Answer:
         while not self._messages.empty():  # whoever waits to put one may go on
             self._messages.get_nowait()
 
-    def _next(self) -> Message | None:
+    def _next(self) -> Sent | None:
         return door.run(self._messages.get())
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: Sent) -> None:
         if not self._left.is_set():
             await self._messages.put(message)
 

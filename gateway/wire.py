@@ -7,18 +7,66 @@ Owns what an ASGI application can't see or stop: the request target exactly as i
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
+from typing import Any, cast
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
+FLUSH_BYTES = 64 * 1024
 HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
 
 
+class _OneWrite:
+    """A transport that writes once per turn of the loop: uvicorn gives it head and body apart."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._bytes = 0
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._bytes += len(data)
+        if self._bytes > FLUSH_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts and not self.is_closing():
+            self._transport.writelines(self._parts)
+            self._parts = []
+            self._bytes = 0
+
+
 class StrictHttp(HttpToolsProtocol):
     _in_head = False
     _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, _OneWrite(transport, self.loop))
+        if transport.get_extra_info("peername"):
+            # uvicorn takes an inherited descriptor (--fd) for a Unix socket, so that nobody has
+            # switched Nagle's algorithm off: it would hold each answer back for 40 ms.
+            fileno = transport.get_extra_info("socket").fileno()
+            with socket.socket(fileno=os.dup(fileno)) as duplicate:
+                duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
