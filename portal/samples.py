@@ -45,9 +45,9 @@ def first_call(api: Api) -> Sample | None:
     return Sample(operation.summary, operation.samples, answer)
 
 
-def curl(key: str = KEY_VARIABLE) -> str:
-    """A command that works when pasted: the first call of the first API on sale."""
-    api = Api.objects.filter(listed=True, enabled=True).first()
+def curl(key: str = KEY_VARIABLE, api: Api | None = None) -> str:
+    """A command that works when pasted: the first call of the API, or of the first on sale."""
+    api = api or Api.objects.filter(listed=True, enabled=True).first()
     sample = first_call(api) if api else None
     if sample is not None:
         command = sample.curl

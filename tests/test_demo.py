@@ -148,6 +148,7 @@ def test_the_sellers_own_api_is_sold_from_its_document(demo, tmp_path):
     facts = demo("--upstream", "http://10.0.0.5:8000", "--openapi", str(document))
 
     assert facts["api"] == "weather-of-europe"
+    assert "/gateway/weather-of-europe/v1/" in facts["demo_call"]
     api = Api.objects.get(slug="weather-of-europe")
     assert (api.upstream_url, api.unlisted) == ("http://10.0.0.5:8000", "refuse")
     assert api.allow_private_upstream
@@ -161,6 +162,7 @@ def test_an_api_without_a_document_is_forwarded_as_a_whole(demo):
     api = Api.objects.get(slug=facts["api"])
     assert (api.slug, api.unlisted) == ("mine", "forward")
     assert not api.operations.exists()
+    assert demo("--upstream", "http://10.0.0.5:8000")["api"] == "api"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def everything(data_dir: Path, api: Api, *, staff_password: str, now: datetime) 
         "site_name": api.name,
         "api": api.slug,
         "demo_key": key,
-        "demo_call": samples.curl(key).replace(" \\\n  ", " "),
+        "demo_call": samples.curl(key, api).replace(" \\\n  ", " "),
         "staff_email": STAFF_EMAIL,
         "staff_password": staff_password,
         "demo_email": BUYER_EMAIL,
@@ -89,7 +89,7 @@ def sellers(upstream: str, document: openapi.Document | None, slug: str) -> Api:
     """
     address = catalogue.upstream_url(upstream)
     title = document.title if document else urlsplit(address).hostname or "API"
-    slug = slugify(slug or title)[:40] or "api"
+    slug = slugify(slug or (document.title if document else ""))[:40] or "api"
     unlisted = Api.Unlisted.REFUSE if document else Api.Unlisted.FORWARD
     return offer(
         document, slug, {"upstream_url": address, "name": title[:80], "unlisted": unlisted}
@@ -119,7 +119,7 @@ def offer(document: openapi.Document | None, slug: str, fields: Mapping[str, Any
         api.enabled = True
         api.save(update_fields=[*fields, "enabled"])
     if slug != HOLIDAYS_SLUG:
-        Api.objects.filter(slug=HOLIDAYS_SLUG).update(enabled=False, listed=False)
+        Api.objects.filter(slug=HOLIDAYS_SLUG).update(enabled=False)
     if document is not None and api.document != document.raw:
         catalogue.apply_document(api, document)
     catalogue.make_meters([openapi.CALLS])
