@@ -168,7 +168,7 @@ def put_on_sale(
     }
     api = Api.objects.create(**(given | fields))
     for label, costs in (operations or {}).items():
-        method, template = label.split(" ")
+        method, template = label.split(" ", 1)
         Operation.objects.create(api=api, method=method, path_template=template, **costs)
     publish_routes()
     records.connection().set(records.ready_name(0), 1)
