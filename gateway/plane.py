@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import hiredis
 import structlog
 import uuid_utils
 from django.conf import settings
@@ -43,8 +44,8 @@ class Gateway:
         await self._link.start()
         try:
             await self._gate.load(records.PARTITIONS[0])
-        except link.Unavailable:
-            log.warning("gateway.without_routes")
+        except (link.Unavailable, hiredis.ReplyError) as error:
+            log.warning("gateway.without_routes", reason=str(error))
 
     async def stop(self) -> None:
         """Waits for outstanding settlements, then closes."""

@@ -64,7 +64,7 @@ def test_a_form_becomes_a_call_in_test_mode(account, backend):
     )
 
     assert response.status_code == 200
-    assert [template.name for template in response.templates][0] == "docs/_try_result.html"
+    assert response.templates[0].name == "docs/_try_result.html"
     got = backend.requests[-1]
     assert got.target == "/echo/a%2Fb%20%C3%BC?year=2026+%26+more"
     assert (got.values("accept-language"), got.values("keystile-mode")) == (["de"], ["test"])
