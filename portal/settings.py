@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import django_stubs_ext
 import environ
 import structlog
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+
+# Lets classes that are generic in their stubs be subscripted at run time: ModelAdmin[Plan].
+django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -60,8 +64,6 @@ INSTALLED_APPS = [
     "auditlog",
     "csp",
     "django_htmx",
-    "drf_spectacular",
-    "drf_spectacular_sidecar",
     "rest_framework",
 ]
 
@@ -186,8 +188,9 @@ STAFF_EMAIL = env.str("STAFF_EMAIL", default="staff@example.com" if DEMO else ""
 
 # ------------------------------------------------------------------ payments
 PAYMENT_PROVIDER = env.str("PAYMENT_PROVIDER", default="sandbox" if DEMO else "")
-if PAYMENT_PROVIDER not in ("sandbox",):
-    raise ImproperlyConfigured("PAYMENT_PROVIDER must be one of: sandbox.")
+PROVIDERS = ("sandbox",)
+if PAYMENT_PROVIDER not in PROVIDERS:
+    raise ImproperlyConfigured(f"PAYMENT_PROVIDER must be one of: {', '.join(PROVIDERS)}.")
 if PAYMENT_PROVIDER == "sandbox":
     SANDBOX_WEBHOOK_SECRET = required("SANDBOX_WEBHOOK_SECRET")
     if not ON_LOOPBACK and not env.bool("ALLOW_SANDBOX", default=False):
@@ -250,7 +253,6 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
 }
 
 # ------------------------------------------------------------------ texts, files, logs

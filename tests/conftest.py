@@ -4,6 +4,12 @@ from keys import records
 from tests.shop import shop  # noqa: F401
 
 
+@pytest.fixture(autouse=True)
+def quick_passwords(settings):
+    """Real hashing takes a fifth of a second for each person that a test makes."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
 @pytest.fixture
 def redis_clean():
     """The real data-plane store, empty, as a synchronous client."""

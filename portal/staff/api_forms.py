@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.forms import BaseInlineFormSet, ModelForm
 
 from gateway import catalogue, openapi
 from gateway.models import Api, Meter, Operation
-from keys.typed import BaseInlineFormSet, ModelForm
 
 Judged = TypeVar("Judged")
 

@@ -8,8 +8,8 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from keys import issuance
-from keys.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
 from keys.models import ApiKey, KeyEvent
+from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
 
 STATE_TONES = {"active": "ok", "unclaimed": "warn", "revoked": ""}
 

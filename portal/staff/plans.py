@@ -9,6 +9,7 @@ from uuid import UUID
 
 from auditlog.registry import auditlog
 from django.contrib import admin, messages
+from django.contrib.admin import TabularInline
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Count, Max, Q, QuerySet
@@ -18,11 +19,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing import catalogue, contracts, money
-from billing.forms import ContractForm, MeterTermsForm, PlanForm, VersionForm
 from billing.models import Contract, EnterpriseRequest, Plan, PlanMeter, PlanVersion
-from keys.desk import Deed, Desk, FactsInline, Outcome, link, tag
 from keys.models import Entitlement
-from keys.typed import TabularInline
+from portal.staff.desk import Deed, Desk, FactsInline, Outcome, link, tag
+from portal.staff.plan_forms import ContractForm, MeterTermsForm, PlanForm, VersionForm
 
 auditlog.register(Plan)
 auditlog.register(PlanVersion)

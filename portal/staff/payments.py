@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 
 from billing import inbox, money, providers, subscriptions
 from billing.models import BillingEvent, Checkout, ProviderEvent, Subscription
-from keys.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
+from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
 
 SUBSCRIPTION_TONES = {"active": "ok", "trialing": "ok", "past_due": "bad"}
 CHECKOUT_TONES = {"completed": "ok", "open": "warn", "failed": "bad"}

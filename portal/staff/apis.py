@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from auditlog.registry import auditlog
 from django.apps import apps
 from django.contrib import admin, messages
+from django.contrib.admin import TabularInline
 from django.db import transaction
 from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
@@ -16,7 +17,6 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from gateway import catalogue, openapi, routes
-from gateway.forms import ApiForm, OperationForm, OperationFormSet
 from gateway.models import (
     Api,
     Meter,
@@ -27,8 +27,8 @@ from gateway.models import (
     UsageRollup,
 )
 from gateway.problems import PROBLEMS
-from keys.desk import CappedPaginator, Desk, Facts, tag
-from keys.typed import TabularInline
+from portal.staff.api_forms import ApiForm, OperationForm, OperationFormSet
+from portal.staff.desk import CappedPaginator, Desk, Facts, tag
 
 auditlog.register(Api, exclude_fields=["document", "upstream_headers_sealed"])
 auditlog.register(Operation)

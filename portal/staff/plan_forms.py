@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from django import forms
 from django.core.exceptions import ValidationError
 from django.db.models import Model
+from django.forms import ModelForm
 
 from billing import money
 from billing.models import Contract, Plan, PlanMeter, PlanVersion
-from keys.typed import ModelForm
 
 Priced = TypeVar("Priced", bound=Model)
 
