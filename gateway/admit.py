@@ -28,13 +28,14 @@ SCRIPT = Script("admit.lua")
 MAX_STREAM_ENTRIES = 1_000_000
 """Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted."""
 DEADLINE_SLACK_MS = 60_000
-"""How long after its API's total timeout a call is taken for abandoned."""
+"""How long after all timeouts of its API a call is taken for abandoned."""
 RELOADS = 3
 
 UNAVAILABLE = Refusal("limits_unavailable", wait_s=1)
 UNKNOWN_KEY = Refusal("unknown_key")
 UNKNOWN_API = Refusal("unknown_api")
 BODY_TOO_LARGE = Refusal("body_too_large")
+NO_OPERATION = Operation("", {"calls": 0}, {})
 
 
 class Admission(NamedTuple):
@@ -80,7 +81,7 @@ class Gate:
                     table.version,
                     api.slug if api else "",
                     operation.label,
-                    (api.total_s * 1000 if api else 0) + DEADLINE_SLACK_MS,
+                    (api.longest_ms if api else 0) + DEADLINE_SLACK_MS,
                     MAX_STREAM_ENTRIES,
                     refusal.code if refusal else "",
                     refusal.status if refusal else 0,
@@ -115,9 +116,6 @@ class Gate:
         if version is not None:
             self.table = Table(version.decode(), blob)
             log.info("routes.loaded", version=self.table.version)
-
-
-NO_OPERATION = Operation("", {"calls": 0}, {})
 
 
 @cache

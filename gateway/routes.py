@@ -138,6 +138,8 @@ class ApiRoutes:
         self.first_byte_s: int = row["first_byte_s"]
         self.idle_s: int = row["idle_s"]
         self.total_s: int = row["total_s"]
+        # The body's first part, the connection and the exchange, each as late as it may be.
+        self.longest_ms = (self.idle_s + self.connect_s + self.total_s) * 1000
         self.max_body: int = row["max_body"]
         self.secret_headers = _secret_headers(row["slug"], row["sealed_headers"])
         self._other = Operation(OTHER, {}, {}) if row["unlisted"] == Api.Unlisted.FORWARD else None
