@@ -42,7 +42,7 @@ DROP FUNCTION billing_refuse_published();
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0003_choices_refunds_anchors")]
+    dependencies = [("billing", "0002_initial")]
 
     operations = [
         migrations.RunSQL(TICKETS, NO_TICKETS),
