@@ -6,7 +6,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 
-def site(request: HttpRequest) -> dict[str, Any]:
+def site(_request: HttpRequest) -> dict[str, Any]:
     """Name and addresses of the seller's site, and whether this is the demo."""
     return {
         "site_name": settings.SITE_NAME,

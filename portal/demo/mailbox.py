@@ -1,8 +1,8 @@
 """The demo's mailbox: the mails that the site wrote into its folder, for whoever tries it out.
 
-Exists only in a demo on loopback whose mails go to files (`settings.MAILBOX`); 404 elsewhere. Everything in a
-mail is somebody else's text: it is shown escaped, and its HTML only under a policy of its own
-that runs nothing and loads nothing.
+Exists only in a demo on loopback whose mails go to files (`settings.MAILBOX`); 404 elsewhere.
+Everything in a mail is somebody else's text: it is shown escaped, and its HTML only under a
+policy of its own that runs nothing and loads nothing.
 """
 
 import re
