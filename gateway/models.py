@@ -232,9 +232,7 @@ class QuarantinedEntry(models.Model):
     class Meta:
         verbose_name_plural = "quarantined entries"
         constraints = [
-            models.UniqueConstraint(
-                fields=["partition", "stream_id"], name="quarantine_unique"
-            )
+            models.UniqueConstraint(fields=["partition", "stream_id"], name="quarantine_unique")
         ]
 
     def __str__(self) -> str:

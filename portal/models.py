@@ -36,9 +36,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     objects: ClassVar[UserManager] = UserManager()
 
     class Meta:
-        constraints = [
-            models.UniqueConstraint(Lower("email"), name="user_email_case_insensitive")
-        ]
+        constraints = [models.UniqueConstraint(Lower("email"), name="user_email_case_insensitive")]
 
     def __str__(self) -> str:
         return self.email
