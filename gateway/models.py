@@ -1,8 +1,25 @@
 """What is on sale (APIs, operations, meters) and what was used of it (ledger, rollup)."""
 
+from typing import Any
+
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.types.json import Json
 
 from keys.models import ApiKey
+
+
+class WrittenJSONField(models.JSONField):
+    """JSON as it was written: Postgres' `json` keeps the order of keys, `jsonb` does not."""
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:  # noqa: ARG002
+        return "json"
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return value  # psycopg has parsed it
+
+    def get_db_prep_value(self, value: Any, *_: Any, **__: Any) -> Any:
+        return None if value is None else Json(value)
 
 
 class Meter(models.Model):
@@ -54,7 +71,7 @@ class Api(models.Model):
     idle_timeout_seconds = models.PositiveSmallIntegerField(default=60)
     total_timeout_seconds = models.PositiveSmallIntegerField(default=300)
     max_body_bytes = models.PositiveBigIntegerField(default=100 * 1024 * 1024)
-    document = models.JSONField(
+    document = WrittenJSONField(
         null=True, blank=True, editable=False, help_text="The imported OpenAPI document."
     )
     listed = models.BooleanField(default=True, help_text="Shown in the public docs.")

@@ -199,3 +199,12 @@ def test_a_document_that_is_applied_twice_makes_one_api(desk):
     desk.post(address)
 
     assert Api.objects.count() == 1
+
+
+def test_a_document_keeps_the_order_of_its_keys(desk):
+    written = {"z": 1, "a": {"y": 2, "b": 3}}
+    desk.post(choose(desk, document("/now", **{"x-example": written})).redirect_chain[-1][0])
+
+    kept = Api.objects.get().document["x-example"]
+
+    assert json.dumps(kept) == json.dumps(written)
