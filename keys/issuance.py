@@ -63,6 +63,11 @@ class Revoked:
     confirmed: bool
 
 
+def keys_of(account: Account) -> QuerySet[ApiKey]:
+    """The account's own keys, without the portal's: where every look-up by id starts."""
+    return ApiKey.objects.filter(account_id=account.pk).exclude(origin=ApiKey.Origin.CONSOLE)
+
+
 def issue_first(account: Account, now: datetime) -> ApiKey:
     """The account's first live key, unclaimed; the same one however often it is asked for."""
     with transaction.atomic():
@@ -136,7 +141,7 @@ def claim(
     Raises `ApiKey.DoesNotExist` for a key of another account, `AlreadyClaimed`.
     """
     with transaction.atomic():
-        key = _keys_of(account).select_for_update().get(pk=key_id)
+        key = keys_of(account).select_for_update().get(pk=key_id)
         return _claim(key, actor, address, now)
 
 
@@ -196,7 +201,7 @@ def rotate(
     Raises `ApiKey.DoesNotExist` for a key of another account, `KeyNotActive`.
     """
     with transaction.atomic():
-        old = _keys_of(account).select_for_update().get(pk=key_id)
+        old = keys_of(account).select_for_update().get(pk=key_id)
         if old.state != ApiKey.State.ACTIVE or (old.expires_at and old.expires_at <= now):
             raise KeyNotActive
         mode: tokens.Mode = "live" if old.mode == ApiKey.Mode.LIVE else "test"
@@ -226,7 +231,7 @@ def revoke(
     Raises `ApiKey.DoesNotExist` for a key of another account.
     """
     with transaction.atomic():
-        key = _keys_of(account).select_for_update().get(pk=key_id)
+        key = keys_of(account).select_for_update().get(pk=key_id)
         if key.state == ApiKey.State.REVOKED:
             publication = publish.on_commit(lambda: publish.key(key.pk))
         else:
@@ -234,11 +239,6 @@ def revoke(
             publication = _change(key, "state", "revoked_at")
             _record(key, KeyEvent.Kind.REVOKED, at=now, actor=actor, address=address)
     return Revoked(key, publication.confirmed)
-
-
-def _keys_of(account: Account) -> QuerySet[ApiKey]:
-    """Where every look-up by id starts: the account's own keys, without the portal's."""
-    return ApiKey.objects.filter(account_id=account.pk).exclude(origin=ApiKey.Origin.CONSOLE)
 
 
 def _check_key_limit(account: Account, now: datetime) -> None:
@@ -252,7 +252,7 @@ def _check_key_limit(account: Account, now: datetime) -> None:
     ):
         raise NotEntitled
     expired = Q(expires_at__lte=now)
-    alive = _keys_of(account).exclude(state=ApiKey.State.REVOKED).exclude(expired)
+    alive = keys_of(account).exclude(state=ApiKey.State.REVOKED).exclude(expired)
     if alive.count() >= entitlement.terms["key_limit"]:
         raise KeyLimitReached
 

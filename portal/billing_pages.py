@@ -15,6 +15,7 @@ from billing import catalogue, estimates, subscriptions, terms
 from billing.models import Checkout, PastIncluded, Subscription
 from billing.providers import ProviderUnavailable
 from gateway import usage
+from keys import issuance
 from keys.models import ApiKey
 from portal import notices, quotas
 from portal.access import AccountRequest, entitlement_of, member
@@ -98,7 +99,7 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
                 ended = f"{name} has ended."
             messages.success(request, ended)
         return redirect("billing")
-    keys = request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE)
+    keys = issuance.keys_of(request.account)
     return render(
         request,
         "purchase/cancel.html",

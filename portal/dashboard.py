@@ -19,6 +19,7 @@ from django_htmx.http import HttpResponseClientRefresh
 from billing import catalogue, estimates, terms
 from billing.models import Checkout
 from gateway import usage
+from keys import issuance
 from keys.models import ApiKey, Entitlement
 from portal import charts, live, notices, quotas, samples
 from portal.access import AccountRequest, entitlement_of, member
@@ -111,7 +112,7 @@ def situation_of(account: Account) -> Situation:
     entitlement = entitlement_of(account)
     if entitlement is None or entitlement.state == Entitlement.State.ENDED:
         return Situation.NO_PLAN
-    states = set(account.keys.exclude(origin=ApiKey.Origin.CONSOLE).values_list("state", flat=True))
+    states = set(issuance.keys_of(account).values_list("state", flat=True))
     if ApiKey.State.ACTIVE in states:
         return Situation.NO_CALLS
     return Situation.UNCLAIMED if ApiKey.State.UNCLAIMED in states else Situation.NO_KEY
@@ -129,8 +130,8 @@ def _next_step(account: Account, situation: Situation) -> dict[str, Any]:
     if situation is Situation.UNCLAIMED:
         return {"key": account.keys.filter(state=ApiKey.State.UNCLAIMED).first()}
     if situation is Situation.NO_CALLS:
-        keys = account.keys.filter(state=ApiKey.State.ACTIVE)
-        return {"key": keys.exclude(origin=ApiKey.Origin.CONSOLE).first(), "curl": samples.curl()}
+        active = issuance.keys_of(account).filter(state=ApiKey.State.ACTIVE)
+        return {"key": active.first(), "curl": samples.curl()}
     return {}
 
 

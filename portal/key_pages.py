@@ -96,7 +96,7 @@ def duration_in_words(duration: timedelta) -> str:
 def key_list(request: AccountRequest) -> HttpResponse:
     """All keys, live: those in use, and those that were."""
     now = timezone.now()
-    rows = rows_of(list(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE)), now)
+    rows = rows_of(list(issuance.keys_of(request.account)), now)
     entitlement = entitlement_of(request.account)
     context = {
         "nav": "keys",
@@ -158,7 +158,7 @@ def key_create(request: AccountRequest) -> HttpResponse:
 @member(Capability.KEYS)
 def key_claim(request: AccountRequest, key_id: UUID) -> HttpResponse:
     """Shows the secret of a key that was issued and never shown. GET never claims."""
-    key = get_object_or_404(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE), pk=key_id)
+    key = get_object_or_404(issuance.keys_of(request.account), pk=key_id)
     if request.method == "GET":
         return redirect("keys")
     try:
@@ -183,7 +183,7 @@ def key_claim(request: AccountRequest, key_id: UUID) -> HttpResponse:
 def key_rotate(request: AccountRequest, key_id: UUID) -> HttpResponse:
     """Makes a successor; the old key lives on for the overlap that the member chose."""
     now = timezone.now()
-    key = get_object_or_404(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE), pk=key_id)
+    key = get_object_or_404(issuance.keys_of(request.account), pk=key_id)
     act = f"rotate {key.pk}"
     form = RotateKey(request.POST if request.method == "POST" else None)
     if form.is_valid():
@@ -217,7 +217,7 @@ def key_rotate(request: AccountRequest, key_id: UUID) -> HttpResponse:
 @member(Capability.KEYS)
 def key_revoke(request: AccountRequest, key_id: UUID) -> HttpResponse:
     """Asks first, naming what will break; for htmx as a dialog's content."""
-    key = get_object_or_404(request.account.keys.exclude(origin=ApiKey.Origin.CONSOLE), pk=key_id)
+    key = get_object_or_404(issuance.keys_of(request.account), pk=key_id)
     if request.method == "POST":
         revoked = issuance.revoke(
             key.pk,
