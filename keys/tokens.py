@@ -59,11 +59,6 @@ def digest(text: str) -> str:
     return hmac.digest(settings.KEY_PEPPER.encode(), text.encode(), "sha256").hex()
 
 
-def digests(text: str) -> tuple[str, ...]:
-    """The digests under which a secret may be known, the current pepper's first."""
-    return (digest(text),)
-
-
 def _checksum(body: str) -> str:
     rest = crc32(body.encode())
     characters = []
