@@ -63,7 +63,6 @@ def current(
             published_at__isnull=False,
         )
         .select_related("plan")
-        .prefetch_related("meters__meter")
         .order_by("-number")
         .first()
     )

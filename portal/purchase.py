@@ -59,9 +59,9 @@ def buy(request: AccountRequest, plan: str) -> HttpResponse:
         return render(request, "purchase/not_on_sale.html", {"plan": product}, status=404)
     if request.method == "POST":
         if product.kind == Plan.Kind.FREE:
-            return _start_free(request, product)
-        return _start_checkout(request, product, version)
-    return _offer(request, product)
+            return _start_free(request, version)
+        return _start_checkout(request, version)
+    return _offer(request, version)
 
 
 @require_GET
@@ -127,9 +127,9 @@ def claim_link(request: HttpRequest, token: str) -> HttpResponse:
 
 
 def _offer(
-    request: AccountRequest, product: Plan, *, trouble: str = "", status: int = 200
+    request: AccountRequest, version: PlanVersion, *, trouble: str = "", status: int = 200
 ) -> HttpResponse:
-    version = catalogue.current(product.slug)
+    product = version.plan
     current = subscriptions.alive(request.account)
     context = {
         "nav": "billing",
@@ -147,30 +147,32 @@ def _offer(
     return render(request, "purchase/buy.html", context, status=status)
 
 
-def _start_checkout(request: AccountRequest, product: Plan, version: PlanVersion) -> HttpResponse:
+def _start_checkout(request: AccountRequest, version: PlanVersion) -> HttpResponse:
     try:
         order = checkout.start(request.account, version, user=request.user, now=timezone.now())
+    except checkout.NotForSale:  # published anew, or taken off the list, since it was looked up
+        return redirect("buy", plan=version.plan.slug)
     except subscriptions.AlreadySubscribed:
-        return _offer(request, product, status=409)
+        return _offer(request, version, status=409)
     except ProviderUnavailable:
         trouble = (
             "The payment provider does not answer at the moment. Nothing was charged; "
             "please try again in a minute."
         )
-        return _offer(request, product, trouble=trouble, status=503)
+        return _offer(request, version, trouble=trouble, status=503)
     return HttpResponseRedirect(order.url, status=303)
 
 
-def _start_free(request: AccountRequest, product: Plan) -> HttpResponse:
+def _start_free(request: AccountRequest, version: PlanVersion) -> HttpResponse:
     try:
         subscriptions.start_free(request.account, request.user, timezone.now())
     except subscriptions.AddressNotVerified:
-        return redirect(_verify_url(product))
+        return redirect(_verify_url(version.plan))
     except subscriptions.AlreadySubscribed:
-        return _offer(request, product, status=409)
+        return _offer(request, version, status=409)
     except subscriptions.FreeTaken:
         trouble = "There is one Free plan per person, and you have it in another account."
-        return _offer(request, product, trouble=trouble, status=409)
+        return _offer(request, version, trouble=trouble, status=409)
     return redirect("overview")
 
 
