@@ -83,7 +83,6 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "portal.urls"
-ASGI_APPLICATION = "portal.asgi.application"
 WSGI_APPLICATION = "portal.wsgi.application"
 TEMPLATES = [
     {
@@ -101,8 +100,6 @@ TEMPLATES = [
         },
     }
 ]
-# Form widgets are drawn by our own templates (labels, help and errors tied together).
-FORM_RENDERER = "django.forms.renderers.DjangoTemplates"
 
 # ------------------------------------------------------------------ stores
 required("DATABASE_URL")
