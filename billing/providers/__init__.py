@@ -15,8 +15,6 @@ from typing import Any, Literal, Protocol, cast
 
 from django.conf import settings
 
-NAMES = ("sandbox",)
-
 
 class ProviderUnavailable(Exception):
     """The provider could not be asked, or gave no usable answer: try again later."""
@@ -126,7 +124,7 @@ class Provider(Protocol):
 
 def get(name: str) -> Provider:
     """The provider's module; KeyError for a name that is none."""
-    if name not in NAMES:
+    if name not in settings.PROVIDERS:
         raise KeyError(name)
     return cast(Provider, import_module(f"billing.providers.{name}"))
 
@@ -137,4 +135,4 @@ def in_use(name: str) -> bool:
     The sandbox's are so only where it is the provider of new checkouts: it gives everything
     away, and settings refuse it off loopback without an explicit word.
     """
-    return name in NAMES and name == settings.PAYMENT_PROVIDER
+    return name == settings.PAYMENT_PROVIDER
