@@ -135,4 +135,4 @@ def in_use(name: str) -> bool:
     The sandbox's are so only where it is the provider of new checkouts: it gives everything
     away, and settings refuse it off loopback without an explicit word.
     """
-    return name == settings.PAYMENT_PROVIDER
+    return bool(name == settings.PAYMENT_PROVIDER)
