@@ -49,7 +49,13 @@ def errors_of(answer):
 def test_a_document_becomes_an_api_after_a_preview(desk):
     holidays = HOLIDAYS_DOCUMENT.read_bytes()
 
-    preview = choose(desk, holidays, upstream_url="http://127.0.0.1:9", slug="days")
+    preview = choose(
+        desk,
+        holidays,
+        upstream_url="http://127.0.0.1:9",
+        allow_private_upstream="on",
+        slug="days",
+    )
     text = preview.content.decode()
     assert "GET /v1/next/{country}" in text
     assert "2 calls" in text
@@ -156,6 +162,9 @@ def test_a_good_document_need_not_be_chosen_again_when_a_field_is_wrong(desk):
     [
         ({"upstream_url": "file:///etc/passwd"}, "must start with http"),
         ({"upstream_url": ""}, "names no server"),
+        ({"upstream_url": "http://127.0.0.1:9"}, "private address"),
+        ({"upstream_url": "http://[::1]:9"}, "private address"),
+        ({"upstream_url": "http://localhost:9"}, "private address"),
         ({"slug": "no spaces"}, "valid “slug”"),
         ({"document_url": "https://example.com/openapi.json"}, "not both"),
     ],
@@ -164,10 +173,14 @@ def test_a_wrong_field_is_named(fields, sentence, desk):
     assert sentence in errors_of(choose(desk, document("/now"), **fields))
 
 
-def test_a_private_address_is_not_fetched(desk, live_server):
-    answer = desk.post(IMPORT, {"document_url": f"{live_server.url}/healthz"})
+def test_a_private_address_is_fetched_only_where_the_backend_may_have_one(desk, live_server):
+    address = {"document_url": f"{live_server.url}/healthz"}
 
-    assert "private network" in errors_of(answer)
+    refused = desk.post(IMPORT, address)
+    allowed = desk.post(IMPORT, {**address, "allow_private_upstream": "on"})
+
+    assert "private network" in errors_of(refused)
+    assert "not an OpenAPI document" in errors_of(allowed)
 
 
 def test_markup_in_a_document_stays_text(desk):

@@ -9,15 +9,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from django import forms
 from django.core.exceptions import ValidationError
 from django.forms import BaseInlineFormSet, ModelForm
 
-from gateway import catalogue, openapi
+from gateway import addresses, catalogue, openapi
 from gateway.models import Api, Meter, Operation
 
 Judged = TypeVar("Judged")
+
+PRIVATE = "The upstream is a private address, which the gateway calls only where this is set."
+
+
+def is_private(upstream: str) -> bool:
+    """Whether an upstream is written as an address that only the inside reaches.
+
+    A name is judged when it is connected to: what it resolves to may change.
+    """
+    host = urlsplit(upstream).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return not addresses.is_public(host)
+    except ValueError:  # a name
+        return False
 
 
 class WriteOnly(forms.Textarea):
@@ -81,6 +98,9 @@ class ApiForm(ModelForm[Api]):
             self.add_error(
                 "total_timeout_seconds", "The whole call can't have less time than its first byte."
             )
+        upstreams = (cleaned.get("upstream_url", ""), cleaned.get("test_upstream_url", ""))
+        if any(map(is_private, upstreams)) and not cleaned.get("allow_private_upstream"):
+            self.add_error("allow_private_upstream", PRIVATE)
         if cleaned.get("upstream_headers") and cleaned.get("remove_upstream_headers"):
             self.add_error("remove_upstream_headers", "Replace the headers or remove them.")
         return cleaned

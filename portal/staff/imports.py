@@ -25,6 +25,7 @@ from django.utils.text import slugify
 from gateway import catalogue, openapi, plain_data
 from gateway.models import Api
 from portal.models import User
+from portal.staff.api_forms import PRIVATE, is_private
 
 KEPT_SECONDS = 3600
 
@@ -40,7 +41,7 @@ class ImportForm(forms.Form):
         max_length=1000,
         label="or URL",
         widget=forms.TextInput(attrs={"class": "vLargeTextField", "inputmode": "url"}),
-        help_text="Fetched once, now. Private addresses are not fetched; upload a file instead.",
+        help_text="Fetched once, now; from a private address only where the backend may have one.",
     )
     kept = forms.CharField(required=False, widget=forms.HiddenInput)
     name = forms.CharField(
@@ -65,7 +66,7 @@ class ImportForm(forms.Form):
     )
     allow_private_upstream = forms.BooleanField(
         required=False,
-        help_text="The backend may live on a private or loopback address.",
+        help_text="The backend, and a document fetched by URL, may be on a private address.",
     )
 
     def __init__(self, *args: Any, user_id: int, api: Api | None, **kwargs: Any) -> None:
@@ -108,7 +109,9 @@ class ImportForm(forms.Form):
             text: bytes = upload.read()
             return text
         if url:
-            return openapi.fetch(url)
+            if self.api is not None:
+                return openapi.fetch(url, allow_private=self.api.allow_private_upstream)
+            return openapi.fetch(url, allow_private=cleaned["allow_private_upstream"])
         kept = recall(self.user_id, cleaned.get("kept", ""))
         if kept is None:
             raise ValidationError("Choose a file or give a URL.")
@@ -137,6 +140,9 @@ class ImportForm(forms.Form):
             cleaned["upstream_url"] = catalogue.upstream_url(given)
         except catalogue.InvalidTerms as invalid:
             self.add_error("upstream_url", str(invalid))
+            return
+        if is_private(cleaned["upstream_url"]) and not cleaned.get("allow_private_upstream"):
+            self.add_error("allow_private_upstream", PRIVATE)
 
 
 def first_server(document: openapi.Document) -> str:
