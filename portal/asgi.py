@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
@@ -13,11 +15,22 @@ django_application = get_asgi_application()
 from gateway.asgi import application as gateway_application  # noqa: E402
 from gateway.forward import Receive, Send  # noqa: E402
 from gateway.plane import Scope  # noqa: E402
+from gateway.problems import http_date  # noqa: E402
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Routes lifespan and `/gateway/…` to the gateway, everything else to Django."""
+    """Routes lifespan and `/gateway/…` to the gateway, everything else to Django.
+
+    The server writes no Date (RFC 9110 §6.6.1): the gateway passes its backend's on, pages get
+    theirs here.
+    """
     if scope["type"] == "lifespan" or scope["path"].startswith("/gateway/"):
         await gateway_application(scope, receive, send)
-    else:
-        await django_application(scope, receive, send)
+        return
+
+    async def send_dated(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"date", http_date())]}
+        await send(message)
+
+    await django_application(scope, receive, send_dated)
