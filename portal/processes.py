@@ -171,7 +171,9 @@ class Child:
 
     def _show(self, raw: list[bytes], log: IO[bytes] | None, output: Output) -> None:
         lines = [line.decode(errors="replace").rstrip() for line in raw]
-        self.last_line = next((line for line in reversed(lines) if line), self.last_line)
+        # Indented lines explain the one above them.
+        said = [line for line in lines if line and not line[0].isspace()]
+        self.last_line = said[-1] if said else self.last_line
         if log:
             with contextlib.suppress(OSError):  # a full disk must not stop the process it logs
                 log.write(b"".join(line + b"\n" for line in raw))

@@ -1,5 +1,6 @@
 """The one settings file. Every value that differs between places comes from the environment."""
 
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -287,9 +288,24 @@ structlog.configure(
     logger_factory=structlog.stdlib.LoggerFactory(),
     cache_logger_on_first_use=True,
 )
+
+
+def _without_traceback_below_500(record: logging.LogRecord) -> bool:
+    """A refusal is an answer, not a fault: one line says it."""
+    if getattr(record, "status_code", 500) < 500:
+        record.exc_info = None
+    return True
+
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
+    "filters": {
+        "short": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": _without_traceback_below_500,
+        }
+    },
     "formatters": {
         "events": {
             "()": structlog.stdlib.ProcessorFormatter,
@@ -305,6 +321,7 @@ LOGGING = {
     "loggers": {
         "celery": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
+        "django.request": {"filters": ["short"]},
         "uvicorn.error": {"level": "WARNING"},
     },
 }

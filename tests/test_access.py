@@ -225,3 +225,11 @@ def test_the_portal_s_own_key_is_no_page_of_the_customer_s(account):
     assert key.name not in client.get(reverse("keys")).content.decode().split("<main")[1]
     for page in KEY_PAGES:
         assert client.post(reverse(page, args=[key.pk])).status_code == 404
+
+
+def test_a_refusal_is_one_line_in_the_log(account, caplog):
+    signed_in(make_member(account, Role.VIEWER)).get(reverse("key_create"))
+
+    (said,) = [record for record in caplog.records if record.name == "django.request"]
+    assert "key" in said.getMessage()
+    assert said.exc_info is None

@@ -252,6 +252,13 @@ def test_what_makes_no_sense_is_one_sentence(tmp_path, variables, sentence):
     assert refusal(tmp_path / "data", **variables).startswith(f"keystile: {sentence}")
 
 
+def test_a_database_that_does_not_answer_is_said_last(tmp_path):
+    run = start(tmp_path / "data", DATABASE_URL="postgres://keystile@127.0.0.1:1/keystile")
+
+    assert run.process.wait(START_SECONDS) == 1
+    assert "port 1 failed: Connection refused" in run.log.read_text().splitlines()[-1]
+
+
 def test_a_traceback_stays_under_its_event():
     lines = [
         "request failed",
