@@ -257,7 +257,7 @@ def _differences(row: Subscription, state: SubscriptionState) -> list[BillingEve
 def cancel(account: Account, *, at_period_end: bool, now: datetime) -> None:
     """Ends the subscription, now or when its period is over.
 
-    Raises `NoSubscription`, `ProviderUnavailable`: then nothing has changed here.
+    Raises `NoSubscription`, `ProviderUnavailable`, `IllegalMove`: then nothing has changed here.
     """
     subscription = alive(account)
     if subscription is None:
@@ -271,7 +271,7 @@ def cancel(account: Account, *, at_period_end: bool, now: datetime) -> None:
 
 
 def resume(account: Account, now: datetime) -> None:
-    """Withdraws a planned end. Raises `NoSubscription`, `ProviderUnavailable`."""
+    """Withdraws a planned end. Raises `NoSubscription`, `ProviderUnavailable`, `IllegalMove`."""
     subscription = alive(account)
     if subscription is None or not subscription.cancel_at_period_end:
         raise NoSubscription

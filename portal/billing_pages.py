@@ -4,6 +4,7 @@ Every change is billing's own function, asked for by a member who may; this modu
 asks first. Shows no invoices yet.
 """
 
+import structlog
 from django import forms
 from django.contrib import messages
 from django.http import HttpResponse
@@ -21,9 +22,15 @@ from portal import notices, quotas
 from portal.access import AccountRequest, entitlement_of, member
 from portal.roles import Capability, may
 
+log = structlog.get_logger(__name__)
+
 NOT_NOW = (
     "The payment provider does not answer at the moment, so nothing was changed. "
     "Please try again in a minute."
+)
+DISAGREES = (
+    "The payment provider’s answer does not fit what is known here, so this page is unchanged. "
+    "A member of our staff must look into it: please write to us."
 )
 
 
@@ -91,6 +98,9 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
             messages.info(request, "The plan has ended meanwhile.")
         except ProviderUnavailable:
             messages.error(request, NOT_NOW)
+        except subscriptions.IllegalMove:
+            log.exception("billing.disagrees", account=str(request.account.pk))
+            messages.error(request, DISAGREES)
         else:
             name = subscription.version.plan.name
             if at_period_end:
@@ -123,6 +133,9 @@ def billing_resume(request: AccountRequest) -> HttpResponse:
         messages.error(request, "The plan has ended meanwhile. Choose one to go on.")
     except ProviderUnavailable:
         messages.error(request, NOT_NOW)
+    except subscriptions.IllegalMove:
+        log.exception("billing.disagrees", account=str(request.account.pk))
+        messages.error(request, DISAGREES)
     else:
         messages.success(request, "The plan goes on; the cancellation is withdrawn.")
     return redirect("billing")

@@ -17,7 +17,7 @@ from billing.models import (
     ProviderEvent,
     Subscription,
 )
-from billing.sandbox.models import SandboxDelivery
+from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from gateway import catalogue
 from gateway.models import Api, QuarantinedEntry, Routes, UsageRollup
 from keys import issuance, records, tokens
@@ -415,6 +415,19 @@ def test_a_subscription_is_synced_with_its_provider(desk, shop):
     assert subscription.cancel_at_period_end
     assert "As sandbox says" in said(answer)
     assert not SandboxDelivery.objects.exists()
+
+
+def test_what_a_provider_cannot_say_is_told_to_staff_and_not_applied(desk, shop):
+    account = make_account()
+    subscription = shop.buy(account, at=timezone.now())
+    subscriptions.cancel(account, at_period_end=False, now=timezone.now())
+    SandboxOrder.objects.update(state=SandboxOrder.State.ACTIVE)
+
+    answer = do(desk, "sync", subscription)
+
+    subscription.refresh_from_db()
+    assert subscription.state == Subscription.State.ENDED
+    assert "sandbox says what cannot follow: ended → active" in said(answer)
 
 
 def test_staff_answer_an_enterprise_request(desk, staff):

@@ -35,6 +35,8 @@ def sync_now(request: HttpRequest, subscription: Subscription, now: datetime) ->
         subscriptions.sync(subscription.pk, now)
     except providers.ProviderUnavailable as error:
         return Outcome(False, f"{subscription.provider} could not be asked: {error}")
+    except subscriptions.IllegalMove as error:
+        return Outcome(False, f"{subscription.provider} says what cannot follow: {error}.")
     subscription.refresh_from_db()
     state = subscription.get_state_display()
     return Outcome(True, f"As {subscription.provider} says, the subscription is {state}.")
