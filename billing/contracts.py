@@ -10,15 +10,13 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from billing import accounts, history, terms
 from billing.accounts import Account
 from billing.models import BillingEvent, Contract
 from keys import issuance
 from keys.models import Entitlement
-
-_PREFIX = "contract:"
 
 
 def apply(account: Account, now: datetime) -> None:
@@ -28,37 +26,52 @@ def apply(account: Account, now: datetime) -> None:
     runs gets its first key; the change is in the history with what it is worth a month.
     """
     with transaction.atomic():
-        owner = accounts.locked(account.pk)
-        terms.refresh(owner.pk, now)
-        contract = terms.standing(owner.pk, now).contract
-        if contract:
-            issuance.issue_first(owner, now)
-        title = contract.title if contract else ""
-        history.record(BillingEvent.Kind.CONTRACT_CHANGED, owner.pk, now, title=title)
+        _apply(accounts.locked(account.pk), now)
 
 
-def advance(now: datetime) -> None:
-    """Lets contracts start and end when their time has come: call it once a minute."""
-    for account_id in _turned(now):
-        with transaction.atomic():
-            apply(accounts.locked(account_id), now)
+def advance(account_id: UUID, now: datetime) -> None:
+    """Lets one account's contract start or end if its time has come."""
+    with transaction.atomic():
+        account = accounts.locked(account_id)
+        if _turned(_running(now).filter(account_id=account_id), _held().filter(pk=account_id)):
+            _apply(account, now)
 
 
-def _turned(now: datetime) -> list[UUID]:
-    """Accounts whose entitlement speaks of another contract than the one that runs now."""
-    running = {
-        contract.account_id: f"{_PREFIX}{contract.pk}"
-        for contract in Contract.objects.filter(starts_at__lte=now)
+def due_to_advance(now: datetime) -> set[UUID]:
+    """Accounts for which `advance` has something to do: ask once a minute."""
+    return _turned(_running(now), _held())
+
+
+def _apply(locked: Account, now: datetime) -> None:
+    terms.refresh(locked.pk, now)
+    contract = terms.standing(locked.pk, now).contract
+    if contract:
+        issuance.issue_first(locked, now)
+    title = contract.title if contract else ""
+    history.record(BillingEvent.Kind.CONTRACT_CHANGED, locked.pk, now, title=title)
+
+
+def _turned(running: QuerySet[Contract], held: QuerySet[Entitlement]) -> set[UUID]:
+    """Accounts whose entitlement speaks of another contract than the one that runs."""
+    should = {row.account_id: f"{terms.OF_CONTRACT}{row.pk}" for row in running}
+    does = dict(held.values_list("account_id", "terms_id"))
+    return {
+        account_id
+        for account_id in {*should, *does}
+        if should.get(account_id) != does.get(account_id)
+    }
+
+
+def _running(now: datetime) -> QuerySet[Contract]:
+    """Contracts that run; of two of an account the one that holds comes last."""
+    return (
+        Contract.objects.filter(starts_at__lte=now)
         .filter(Q(ends_at=None) | Q(ends_at__gt=now))
         .order_by("starts_at", "pk")
-    }
-    held = dict(
-        Entitlement.objects.exclude(state=Entitlement.State.ENDED)
-        .filter(terms_id__startswith=_PREFIX)
-        .values_list("account_id", "terms_id")
     )
-    return [
-        account_id
-        for account_id in {*running, *held}
-        if running.get(account_id) != held.get(account_id)
-    ]
+
+
+def _held() -> QuerySet[Entitlement]:
+    return Entitlement.objects.exclude(state=Entitlement.State.ENDED).filter(
+        terms_id__startswith=terms.OF_CONTRACT
+    )

@@ -335,28 +335,24 @@ def _end(subscription: Subscription, now: datetime) -> None:
 # ------------------------------------------------------------------ what time does
 
 
-def advance(now: datetime) -> None:
-    """Does what has become due without a provider's word: call it once a minute.
+def advance(account_id: UUID, now: datetime) -> None:
+    """Does what has become due for one account without a provider's word.
 
-    Free subscriptions get their next period or their planned end; a payment that has failed
-    for the whole grace stops the traffic.
+    A free subscription gets its next period or its planned end; a payment that has failed for
+    the whole grace stops the traffic.
     """
-    due = _alive().filter(provider=NO_PROVIDER, period_end__lte=now)
-    for account_id in due.values_list("account_id", flat=True):
-        with transaction.atomic():
-            accounts.locked(account_id)
-            for subscription in due.filter(account_id=account_id):
-                _advance_free(subscription, now)
-    unpaid = Subscription.objects.filter(
-        state=State.PAST_DUE,
-        past_due_since__lte=now - terms.PAYMENT_GRACE,
-        account__entitlement__state=Entitlement.State.ACTIVE,
-        account__entitlement__terms_id__startswith="version:",
-    )
-    for account_id in unpaid.values_list("account_id", flat=True):
-        with transaction.atomic():
-            accounts.locked(account_id)
+    with transaction.atomic():
+        accounts.locked(account_id)
+        for subscription in _free_over(now).filter(account_id=account_id):
+            _advance_free(subscription, now)
+        if _grace_over(now).filter(account_id=account_id).exists():
             terms.refresh(account_id, now)
+
+
+def due_to_advance(now: datetime) -> set[UUID]:
+    """Accounts for which `advance` has something to do: ask once a minute."""
+    rows = _free_over(now).values_list("account_id", flat=True)
+    return {*rows, *_grace_over(now).values_list("account_id", flat=True)}
 
 
 def due_for_sync(now: datetime) -> QuerySet[Subscription]:
@@ -368,6 +364,19 @@ def due_for_sync(now: datetime) -> QuerySet[Subscription]:
         ~Q(provider=NO_PROVIDER),
         Q(synced_at=None) | Q(synced_at__lt=F("period_end")) | Q(synced_at__lt=now - _ASK_AGAIN),
         period_end__lte=now,
+    )
+
+
+def _free_over(now: datetime) -> QuerySet[Subscription]:
+    return _alive().filter(provider=NO_PROVIDER, period_end__lte=now)
+
+
+def _grace_over(now: datetime) -> QuerySet[Subscription]:
+    return Subscription.objects.filter(
+        state=State.PAST_DUE,
+        past_due_since__lte=now - terms.PAYMENT_GRACE,
+        account__entitlement__state=Entitlement.State.ACTIVE,
+        account__entitlement__terms_id__startswith=terms.OF_VERSION,
     )
 
 

@@ -21,6 +21,8 @@ from keys.entitlements import MeterTerms, Terms
 from keys.models import Entitlement
 
 NO_PROVIDER = "none"
+# What a terms id begins with; the primary key of the row that set the terms follows.
+OF_CONTRACT, OF_VERSION = "contract:", "version:"
 # Traffic goes on for this long while a renewal is unconfirmed, or its payment has failed.
 RENEWAL_GRACE = timedelta(hours=settings.RENEWAL_GRACE_HOURS)
 PAYMENT_GRACE = timedelta(days=settings.PAST_DUE_GRACE_DAYS)
@@ -136,8 +138,8 @@ def months_of(version: PlanVersion) -> int:
 def terms_id(has: Standing) -> str:
     """What every usage event carries, so that it can be priced years later."""
     if has.contract:
-        return f"contract:{has.contract.pk}"
-    return f"version:{has.subscription.version_id}" if has.subscription else ""
+        return f"{OF_CONTRACT}{has.contract.pk}"
+    return f"{OF_VERSION}{has.subscription.version_id}" if has.subscription else ""
 
 
 def price(has: Standing) -> rating.Price | None:

@@ -83,7 +83,7 @@ def test_a_contract_takes_the_place_of_a_plan_and_gives_it_back(shop):
     make_contract(account, starts_at=now, ends_at=now + timedelta(days=90))
     contracts.apply(account, now)
     during = published(account)
-    contracts.advance(now + timedelta(days=90))
+    contracts.advance(account.pk, now + timedelta(days=90))
     after = published(account)
 
     assert (during["plan"], during["rate"], during["ends_ms"]) == ("Enterprise", "500", "")
@@ -103,14 +103,17 @@ def test_a_contract_begins_and_ends_on_time_by_itself(account):
     contracts.apply(account, MARCH_15 - timedelta(days=3))
     before = published(account)
 
-    contracts.advance(MARCH_15 - timedelta(seconds=1))
+    contracts.advance(account.pk, MARCH_15 - timedelta(seconds=1))
     too_early = published(account)
-    contracts.advance(MARCH_15)
+    contracts.advance(account.pk, MARCH_15)
     during = published(account)
-    contracts.advance(MARCH_15 + timedelta(days=1))
-    contracts.advance(ends_at)
+    contracts.advance(account.pk, MARCH_15 + timedelta(days=1))
+    due = contracts.due_to_advance(ends_at)
+    contracts.advance(account.pk, ends_at)
 
     assert before == too_early == {}
+    assert due == {account.pk}
+    assert contracts.due_to_advance(ends_at) == set()
     assert during["state"] == "active"
     assert during["ends_ms"] == str(int(ends_at.timestamp() * 1000))
     assert published(account)["state"] == "ended"
@@ -135,7 +138,7 @@ def test_the_later_of_two_contracts_holds_and_time_changes_nothing_twice(account
     revision = Entitlement.objects.get(account=account).revision
 
     for minute in range(3):
-        contracts.advance(MARCH_15 + timedelta(minutes=minute))
+        contracts.advance(account.pk, MARCH_15 + timedelta(minutes=minute))
 
     assert published(account)["rate"] == "700"
     assert Entitlement.objects.get(account=account).revision == revision
@@ -177,6 +180,7 @@ def test_the_coming_bill_of_a_contract_names_its_price(account):
         {"past_included": PastIncluded.BILL, "tiers": [{"up_to": 5, "price": "1.00", "per": 1}]},
         {"ends_at": MARCH_15},
         {"rate_per_second": 0},
+        {"rate_per_second": 1_000_001},
     ],
 )
 def test_a_contract_that_cannot_be_kept_is_refused(account, fields):

@@ -6,7 +6,7 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.utils import timezone
 
-from billing import checkout, estimates, subscriptions, terms
+from billing import checkout, estimates, subscriptions, tasks, terms
 from billing.models import BillingEvent, Subscription
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
@@ -21,7 +21,7 @@ from gateway.models import UsageRollup
 from keys import entitlements
 from keys.models import ApiKey, Entitlement
 from tests.factories import make_account, make_plans
-from tests.shop import published
+from tests.shop import published, until, working
 
 State = Subscription.State
 JANUARY_31 = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -109,10 +109,10 @@ def test_free_ended_and_taken_again_goes_on_in_its_period(plans):
 def test_free_rolls_on_every_month_on_its_day(plans):
     account, subscription = start_free()
 
-    subscriptions.advance(datetime(2026, 2, 28, 9, 29, tzinfo=UTC))
+    subscriptions.advance(account.pk, datetime(2026, 2, 28, 9, 29, tzinfo=UTC))
     subscription.refresh_from_db()
     unmoved = subscription.period_start
-    subscriptions.advance(datetime(2026, 4, 2, tzinfo=UTC))
+    subscriptions.advance(account.pk, datetime(2026, 4, 2, tzinfo=UTC))
 
     subscription.refresh_from_db()
     assert unmoved == JANUARY_31
@@ -120,6 +120,21 @@ def test_free_rolls_on_every_month_on_its_day(plans):
     assert subscription.period_end == datetime(2026, 4, 30, 9, 30, tzinfo=UTC)
     first = int(published(account)["periods"].split(",")[0])
     assert first == subscription.period_start.timestamp()
+
+
+def test_an_account_that_cannot_be_advanced_keeps_no_other_waiting(plans):
+    begun = timezone.now() - timedelta(days=40)
+    _, broken = start_free(begun)
+    _, sound = start_free(begun)
+    Subscription.objects.filter(pk=broken.pk).update(anchor_day=0)  # no month has this day
+
+    with working():
+        tasks.advance_subscriptions.delay()
+        until(lambda: Subscription.objects.get(pk=sound.pk).period_start == sound.period_end)
+
+    broken.refresh_from_db()
+    assert broken.period_start == begun.replace(microsecond=0)
+    assert subscriptions.due_to_advance(timezone.now()) == {broken.account_id}
 
 
 def test_free_cancelled_for_the_period_end_ends_then_and_can_be_kept(plans):
@@ -130,7 +145,7 @@ def test_free_cancelled_for_the_period_end_ends_then_and_can_be_kept(plans):
     withdrawn = published(account)["ends_ms"]
     subscriptions.cancel(account, at_period_end=True, now=JANUARY_31)
 
-    subscriptions.advance(subscription.period_end)
+    subscriptions.advance(account.pk, subscription.period_end)
 
     assert planned == str(int(subscription.period_end.timestamp() * 1000))
     assert withdrawn == ""
@@ -273,9 +288,9 @@ def test_a_failed_payment_stops_the_traffic_after_seven_days_and_paying_resumes_
     subscriptions.sync(subscription.pk, failed_at)
     in_grace = published(account)
 
-    subscriptions.advance(failed_at + timedelta(days=7) - timedelta(seconds=1))
+    subscriptions.advance(account.pk, failed_at + timedelta(days=7) - timedelta(seconds=1))
     last_moment = published(account)["state"]
-    subscriptions.advance(failed_at + timedelta(days=7))
+    subscriptions.advance(account.pk, failed_at + timedelta(days=7))
     after_grace = published(account)["state"]
     SandboxOrder.objects.update(state=SandboxOrder.State.ACTIVE)
     subscriptions.sync(subscription.pk, failed_at + timedelta(days=8))
