@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from billing import rating
@@ -22,6 +22,9 @@ class TierMode(models.TextChoices):
     VOLUME = "volume", "volume: all units at the price of the tier reached"
     PACKAGE = "package", "package: whole packages, a started one counts"
 
+
+# The gateway keeps time in microseconds: one call each is as fast as it can count.
+MAX_RATE_PER_SECOND = 1_000_000
 
 _FROZEN = "A published version is a promise and never changes: make a new version."
 
@@ -82,7 +85,9 @@ class PlanVersion(models.Model):
     base_price_minor = models.PositiveBigIntegerField(
         default=0, help_text="Minor units: 5000 is $50.00."
     )
-    rate_per_second = models.PositiveIntegerField(default=5, validators=[MinValueValidator(1)])
+    rate_per_second = models.PositiveIntegerField(
+        default=5, validators=[MinValueValidator(1), MaxValueValidator(MAX_RATE_PER_SECOND)]
+    )
     burst = models.PositiveIntegerField(
         default=10, validators=[MinValueValidator(1)], help_text="Calls at once."
     )
@@ -163,7 +168,9 @@ class Contract(models.Model):
     title = models.CharField(max_length=120, default="Enterprise agreement")
     currency = models.CharField(max_length=3, default="USD")
     base_price_minor = models.PositiveBigIntegerField(help_text="Per month, minor units.")
-    rate_per_second = models.PositiveIntegerField(validators=[MinValueValidator(1)])
+    rate_per_second = models.PositiveIntegerField(
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_RATE_PER_SECOND)]
+    )
     burst = models.PositiveIntegerField(validators=[MinValueValidator(1)])
     included_calls = models.PositiveBigIntegerField(help_text="Per billing period.")
     past_included = models.CharField(

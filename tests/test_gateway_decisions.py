@@ -264,6 +264,15 @@ def test_a_rate_limited_client_is_told_when_to_come_back(call, on_sale):
     assert call("/gateway/demo/echo/a", customer.bearer).status == 200
 
 
+def test_a_rate_above_the_clocks_step_is_a_limit_like_any_other(call, on_sale):
+    fast = make_customer(terms(rate=5_000_000, burst=2_000_000))
+
+    answer = call("/gateway/demo/echo/a", fast.bearer)
+
+    assert answer.status == 200
+    assert 1_999_990 <= int(answer["x-ratelimit-remaining"]) < 2_000_000
+
+
 def test_a_changed_limit_holds_on_the_next_call(call, on_sale):
     customer = make_customer(terms(limit=1))
     assert call("/gateway/demo/echo/a", customer.bearer).status == 200

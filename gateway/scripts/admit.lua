@@ -91,7 +91,7 @@ end
 -- GCRA: a bucket is kept as the time at which it will be full again. Its latest state for this
 -- call, or nil; what that leaves; the microseconds to wait, or until it is full.
 local function draw(name, rate, burst)
-  local interval = math.floor(1000000 / rate)
+  local interval = math.max(math.floor(1000000 / rate), 1)
   local full = math.max(tonumber(redis.call('GET', name)) or 0, now_us)
   local room = interval * burst - (full - now_us)
   if room < interval then return nil, 0, interval - room end
