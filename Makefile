@@ -14,7 +14,7 @@ help: ## List the targets
 
 run: ## Start everything and print where to click; Ctrl-C stops all of it
 	@.ci/venv requirements.txt
-	@exec $(VENV)/bin/python -m portal.supervisor --die-with-parent
+	@exec $(VENV)/bin/python -m portal.run.supervisor --die-with-parent
 
 test: ## Run every test, browser included
 	@.ci/venv requirements-dev.txt

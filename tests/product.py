@@ -61,7 +61,7 @@ def running(data_dir: Path, **variables: str) -> Iterator[Product]:
     log = data_dir.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "portal.supervisor", "--die-with-parent"],
+            [sys.executable, "-m", "portal.run.supervisor", "--die-with-parent"],
             cwd=ROOT,
             env=environment,
             stdout=output,

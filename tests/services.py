@@ -35,7 +35,7 @@ def _set_environment() -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if "DATABASE_URL" not in os.environ or "REDIS_URL" not in os.environ:
-        from portal.embedded import Services
+        from portal.run.embedded import Services
 
         services = Services(_folder / "services", durable=False)
         services.start()

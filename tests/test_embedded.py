@@ -9,9 +9,9 @@ import psycopg
 import pytest
 import redis
 
-from portal.data_folder import DataFolder, StartError, plain_errors
-from portal.embedded import Services
-from portal.postgres import SOCKET_PATH_BYTES, Postgres
+from portal.run.data_folder import DataFolder, StartError, plain_errors
+from portal.run.embedded import Services
+from portal.run.postgres import SOCKET_PATH_BYTES, Postgres
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ import redis
 from gateway import admit, entries, sweep
 from keys import records
 from keys.entitlements import MeterTerms
-from portal.embedded import Valkey
-from portal.processes import bound_to_parent
+from portal.run.embedded import Valkey
+from portal.run.processes import bound_to_parent
 from tests import traffic, upstream
 from tests.traffic import NOW, Customer, ask, connect, eventually, make_customer, put_on_sale, terms
 

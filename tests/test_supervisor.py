@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from portal.data_folder import DataFolder
-from portal.embedded import Services
-from portal.processes import grouped
+from portal.run.data_folder import DataFolder
+from portal.run.embedded import Services
+from portal.run.processes import grouped
 from tests.product import OWN_VARIABLES, ROOT, free_port
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
-SUPERVISOR = [sys.executable, "-m", "portal.supervisor"]
+SUPERVISOR = [sys.executable, "-m", "portal.run.supervisor"]
 START_SECONDS, STOP_SECONDS = 90, 12
 
 

@@ -3,7 +3,7 @@
 Owns the embedded Valkey and, for tests, both stores together for as long as a session lasts.
 Valkey listens on a loopback port with a password, because Celery, django-redis and the gateway
 share one URL and no form of a Unix socket's address suits all three. Starting a dead one again is
-`portal.supervisor`'s business.
+`portal.run.supervisor`'s business.
 """
 
 import importlib.util
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from portal.data_folder import DataFolder, StartError, make_private, plain_errors
-from portal.postgres import Postgres
-from portal.processes import bound_to_parent, last_line
+from portal.run.data_folder import DataFolder, StartError, make_private, plain_errors
+from portal.run.postgres import Postgres
+from portal.run.processes import bound_to_parent, last_line
 
 START_SECONDS = 30.0
 STOP_SECONDS = 8.0

@@ -1,7 +1,7 @@
 """The embedded Postgres: one cluster in the data folder, on a Unix socket, never as root.
 
 Owns its binaries, first initialisation, the identity it runs under, configuration and readiness.
-Scram and no TCP. Starting and stopping it is left to `portal.supervisor` and `portal.embedded`.
+Scram and no TCP. Starting and stopping it is left to `supervisor` and `embedded`.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from portal.data_folder import StartError, make_private, plain_errors
-from portal.processes import bound_to_parent, last_line
+from portal.run.data_folder import StartError, make_private, plain_errors
+from portal.run.processes import bound_to_parent, last_line
 
 DATABASE = ROLE = "keystile"
 OLDEST_MAJOR = 17  # the first with the built-in C.UTF-8 locale

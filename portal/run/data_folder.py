@@ -2,7 +2,7 @@
 
 Refuses a folder that holds somebody else's files, that another supervisor uses, or that can't be
 written; every refusal is one sentence for the operator. What Postgres and Valkey keep inside is
-`portal.embedded`'s business.
+`portal.run.embedded`'s business.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """Child processes that end with their parent, and their output as one readable stream.
 
 Owns starting, listening, stopping and the parent-death signal. Decides nothing about which
-processes there are or when they are started again: that is `portal.supervisor`'s plan.
+processes there are or when they are started again: that is `portal.run.supervisor`'s plan.
 """
 
 import asyncio

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from portal import loopback
-from portal.data_folder import DataFolder, StartError, plain_errors
-from portal.embedded import Server, Valkey
-from portal.postgres import Postgres
-from portal.processes import Child, Output, die_with_parent
+from portal.run import loopback
+from portal.run.data_folder import DataFolder, StartError, plain_errors
+from portal.run.embedded import Server, Valkey
+from portal.run.postgres import Postgres
+from portal.run.processes import Child, Output, die_with_parent
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 90.0
 STARTS_BEFORE_READY = 5  # that many ends before the first readiness end the start
 FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 0.2, 10.0
@@ -357,7 +357,7 @@ async def _is_alive(child: Child) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="portal.supervisor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="portal.run.supervisor", description=__doc__)
     parser.add_argument(
         "--die-with-parent", action="store_true", help="stop when the calling process is killed"
     )

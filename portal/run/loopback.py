@@ -10,7 +10,7 @@ import os
 import socket
 from urllib.parse import urlsplit
 
-from portal.data_folder import StartError
+from portal.run.data_folder import StartError
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
