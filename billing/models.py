@@ -263,6 +263,13 @@ class Checkout(models.Model):
                 condition=~models.Q(provider_session_id=""),
             )
         ]
+        indexes = [
+            models.Index(
+                fields=["synced_at"],
+                name="checkout_to_ask_about",
+                condition=models.Q(state__in=["open", "superseded"]),
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.version} ({self.get_state_display()})"
@@ -411,6 +418,8 @@ class BillingEvent(models.Model):
     class Meta:
         ordering = ["-at", "-id"]
         indexes = [
+            models.Index(fields=["at"], name="billingevent_at"),
+            models.Index(fields=["account", "-at", "-id"], name="billingevent_of_account"),
             models.Index(
                 fields=["at"],
                 name="billingevent_unannounced",

@@ -232,6 +232,7 @@ class RefusalRollup(models.Model):
                 fields=["account_id", "minute", "key_id", "code"], name="refusal_unique"
             )
         ]
+        indexes = [models.Index(fields=["minute"], name="refusal_minute")]
 
     def __str__(self) -> str:
         return f"{self.minute:%Y-%m-%d %H:%M} {self.code}"
