@@ -23,7 +23,7 @@ from django.urls import reverse
 from billing.models import BillingEvent, EnterpriseRequest
 from keys import issuance
 from keys.models import ApiKey, KeyEvent
-from portal import addresses, mails
+from portal import mails, verification
 from portal.models import Account, AddressCode
 from portal.roles import GRANTED, Capability
 
@@ -101,8 +101,8 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
 
 
 def _address_code(request: AddressCode, now: datetime) -> mails.Mail:
-    code = addresses.draw(request, now=now)
-    minutes = int(addresses.LIFETIME.total_seconds() // 60)
+    code = verification.draw(request, now=now)
+    minutes = int(verification.LIFETIME.total_seconds() // 60)
     return mails.compose("account/code", [request.email], {"code": code, "minutes": minutes})
 
 

@@ -20,7 +20,7 @@ from billing.models import Checkout, Plan, PlanVersion
 from billing.providers import ProviderUnavailable
 from keys import issuance
 from keys.models import ApiKey, ClaimLink
-from portal import addresses, samples
+from portal import samples, verification
 from portal.access import AccountRequest, member
 from portal.ratelimits import by_address, by_user, limited
 from portal.roles import Capability, may
@@ -140,7 +140,8 @@ def _offer(
         "upgrades_free": current is not None
         and current.version.plan.kind == Plan.Kind.FREE
         and product.kind == Plan.Kind.PAID,
-        "needs_address": product.kind == Plan.Kind.FREE and not addresses.is_verified(request.user),
+        "needs_address": product.kind == Plan.Kind.FREE
+        and not verification.is_verified(request.user),
         "verify_url": _verify_url(product),
         "trouble": trouble,
     }

@@ -1,7 +1,7 @@
 """Sign-up, login and passwords: allauth's flows with our limits, words and mails.
 
 Owns that every new user gets an account, in one transaction. Proving the address is the
-business of `portal.addresses`.
+business of `portal.verification`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
-from portal import addresses, mails
+from portal import mails, verification
 from portal.models import Account, Membership, User
 from portal.ratelimits import by_address, by_field, limited
 
@@ -39,7 +39,7 @@ class AccountAdapter(DefaultAccountAdapter):
         super().save_user(request, user, form, commit)
         account = Account.objects.create(name=user.email[:120], billing_email=user.email)
         Membership.objects.create(user=user, account=account, role=Membership.Role.OWNER)
-        addresses.ask(user, now=timezone.now())
+        verification.ask(user, now=timezone.now())
         return user
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:

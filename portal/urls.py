@@ -7,7 +7,7 @@ from django.urls import URLPattern, URLResolver, path, re_path
 from billing import webhooks
 from billing.sandbox import views as sandbox
 from gateway.views import GatewayView
-from portal import addresses, billing_pages, dashboard, docs, key_pages, pages, purchase, signup
+from portal import billing_pages, dashboard, docs, key_pages, pages, purchase, signup, verification
 from portal.demo import mailbox
 from portal.try_it import TryIt
 
@@ -40,8 +40,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
         signup.set_password,
         name="account_reset_password_from_key",
     ),
-    path("verify/", addresses.verify, name="address_verify"),
-    path("verify/send/", addresses.send_code, name="address_send_code"),
+    path("verify/", verification.verify, name="address_verify"),
+    path("verify/send/", verification.send_code, name="address_send_code"),
     path("demo/mail/", mailbox.mailbox, name="mailbox"),
     path("demo/mail/<slug:name>/", mailbox.letter, name="letter"),
     path("demo/mail/<slug:name>/html", mailbox.letter_html, name="letter_html"),

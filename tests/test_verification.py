@@ -7,9 +7,9 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from portal import addresses, announcements
-from portal.addresses import Answer
+from portal import announcements, verification
 from portal.models import AddressCode, User
+from portal.verification import Answer
 from tests.factories import make_account, make_user
 
 pytestmark = pytest.mark.django_db
@@ -30,7 +30,7 @@ def user(db) -> User:
 def mailed(mailoutbox):
     def code(user: User, *, now=NOW) -> str:
         """Asks for a code and reads it out of the mail."""
-        assert addresses.ask(user, now=now)
+        assert verification.ask(user, now=now)
         announcements.send_waiting(now)
         assert mailoutbox[-1].to == [user.email]
         return re.search(r"\b\d{6}\b", mailoutbox[-1].body)[0]
@@ -44,12 +44,12 @@ def another(code: str) -> str:
 
 def test_the_mailed_code_verifies_the_address(user, mailed):
     code = mailed(user)
-    assert not addresses.is_verified(user)
+    assert not verification.is_verified(user)
 
-    assert addresses.confirm(user, code, now=NOW) is Answer.VERIFIED
+    assert verification.confirm(user, code, now=NOW) is Answer.VERIFIED
 
-    assert addresses.is_verified(user)
-    assert addresses.confirm(user, code, now=NOW) is Answer.SPENT
+    assert verification.is_verified(user)
+    assert verification.confirm(user, code, now=NOW) is Answer.SPENT
 
 
 def test_the_code_is_nowhere_but_in_the_mail(user, mailed):
@@ -64,35 +64,35 @@ def test_the_code_is_nowhere_but_in_the_mail(user, mailed):
 def test_five_wrong_codes_end_the_tries_even_for_the_right_one(user, mailed):
     code = mailed(user)
 
-    answers = [addresses.confirm(user, another(code), now=NOW) for _ in range(5)]
+    answers = [verification.confirm(user, another(code), now=NOW) for _ in range(5)]
 
     assert answers == [Answer.WRONG] * 4 + [Answer.SPENT]
-    assert addresses.confirm(user, code, now=NOW) is Answer.SPENT
+    assert verification.confirm(user, code, now=NOW) is Answer.SPENT
 
 
 def test_a_code_ends_after_a_quarter_of_an_hour(user, mailed):
     code = mailed(user)
 
-    assert addresses.confirm(user, code, now=NOW + timedelta(minutes=15)) is Answer.SPENT
+    assert verification.confirm(user, code, now=NOW + timedelta(minutes=15)) is Answer.SPENT
 
 
 def test_a_new_code_voids_the_old_one_and_has_its_own_tries(user, mailed):
     old = mailed(user)
     for _ in range(5):
-        addresses.confirm(user, another(old), now=NOW)
+        verification.confirm(user, another(old), now=NOW)
     later = NOW + timedelta(seconds=60)
 
     new = mailed(user, now=later)
 
     if new != old:
-        assert addresses.confirm(user, old, now=later) is Answer.WRONG
-    assert addresses.confirm(user, new, now=later) is Answer.VERIFIED
+        assert verification.confirm(user, old, now=later) is Answer.WRONG
+    assert verification.confirm(user, new, now=later) is Answer.VERIFIED
 
 
 def test_codes_are_sent_a_minute_apart(user, mailed, mailoutbox):
     mailed(user)
 
-    assert not addresses.ask(user, now=NOW + timedelta(seconds=59))
+    assert not verification.ask(user, now=NOW + timedelta(seconds=59))
 
     announcements.send_waiting(NOW + timedelta(seconds=59))
     assert len(mailoutbox) == 1
@@ -103,7 +103,7 @@ def test_a_code_is_worth_nothing_to_anybody_else(user, mailed):
     stranger = make_user()
     mailed(stranger)
 
-    assert addresses.confirm(stranger, code, now=NOW) is not Answer.VERIFIED
+    assert verification.confirm(stranger, code, now=NOW) is not Answer.VERIFIED
 
 
 def test_a_code_proves_only_the_address_it_was_sent_to(user, mailed):
@@ -111,7 +111,7 @@ def test_a_code_proves_only_the_address_it_was_sent_to(user, mailed):
     user.email = "other@example.com"
     user.save(update_fields=["email"])
 
-    assert addresses.confirm(user, code, now=NOW) is Answer.SPENT
+    assert verification.confirm(user, code, now=NOW) is Answer.SPENT
 
 
 def test_the_page_takes_the_code_as_people_type_it_and_goes_on(client, mailoutbox):
@@ -126,14 +126,14 @@ def test_the_page_takes_the_code_as_people_type_it_and_goes_on(client, mailoutbo
 
     assert "not the code of the latest mail" in wrong.content.decode()
     assert right.url == "/buy/free/"
-    assert addresses.is_verified(user)
+    assert verification.is_verified(user)
     assert client.get("/verify/?next=/docs/").url == "/docs/"
 
 
 @pytest.mark.parametrize("code", ["12345", "abcdef", "１２３４５６", "1234567", ""])
 def test_what_cannot_be_a_code_costs_no_try(client, user, code):
     client.force_login(user)
-    addresses.ask(user, now=NOW)
+    verification.ask(user, now=NOW)
     announcements.send_waiting(NOW)
 
     response = client.post("/verify/", {"code": code})

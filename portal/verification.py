@@ -92,7 +92,7 @@ def confirm(user: User, code: str, *, now: datetime) -> Answer:
 
 def _digest(request: AddressCode, code: str) -> str:
     return salted_hmac(
-        "portal.addresses", f"{request.user_id}:{request.email}:{code}", algorithm="sha256"
+        "portal.verification", f"{request.user_id}:{request.email}:{code}", algorithm="sha256"
     ).hexdigest()
 
 
