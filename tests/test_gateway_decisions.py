@@ -264,6 +264,47 @@ def test_a_rate_limited_client_is_told_when_to_come_back(call, on_sale):
     assert call("/gateway/demo/echo/a", customer.bearer).status == 200
 
 
+def test_a_refused_call_takes_nothing_from_what_is_left(call, on_sale):
+    slow = make_customer(terms(rate=1, burst=1, limit=5))
+    done = make_customer(terms(rate=50, burst=7, limit=1))
+
+    for customer in (slow, done):
+        call("/gateway/demo/echo/a", customer.bearer)
+    limited = call("/gateway/demo/echo/a", slow.bearer)
+    time.sleep(0.05)
+    exhausted = call("/gateway/demo/echo/a", done.bearer)
+
+    assert_refused(limited, "rate_limited")
+    assert limited["keystile-quota-remaining"] == "4"
+    assert re.fullmatch(r'"burst";r=0;t=1, "quota";r=4;t=\d+', limited["ratelimit"])
+    assert_refused(exhausted, "quota_exceeded")
+    assert exhausted["keystile-quota-remaining"] == "0"
+    assert re.fullmatch(r'"burst";r=7;t=0, "quota";r=0;t=\d+', exhausted["ratelimit"])
+
+
+def test_what_is_left_is_too_little_for_a_heavy_call_and_is_told(call, redis_clean, backend):
+    put_on_sale(backend.url, {"GET /echo": {"weights": {"calls": 3}}})
+    customer = make_customer(terms(limit=5))
+
+    call("/gateway/demo/echo", customer.bearer)
+    refused = call("/gateway/demo/echo", customer.bearer)
+
+    assert_refused(refused, "quota_exceeded")
+    assert refused["keystile-quota-remaining"] == "2"
+
+
+def test_a_key_with_a_rate_of_its_own_meets_the_narrower_one(call, on_sale, redis_clean):
+    customer = make_customer(terms(rate=50, burst=7))
+    name = records.key_name(0, customer.key.digest)
+    redis_clean.hset(name, mapping={"rate": 1, "burst": 2})
+
+    answers = [call("/gateway/demo/echo/a", customer.bearer) for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert [answer["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    assert {answer["x-ratelimit-limit"] for answer in answers} == {"2"}
+
+
 def test_a_rate_above_the_clocks_step_is_a_limit_like_any_other(call, on_sale):
     fast = make_customer(terms(rate=5_000_000, burst=2_000_000))
 

@@ -88,33 +88,28 @@ else
   if not period_start or period_end <= now_s then return {'unavailable'} end
 end
 
--- GCRA: a bucket is kept as the time at which it will be full again. Its latest state for this
--- call, or nil; what that leaves; the microseconds to wait, or until it is full.
-local function draw(name, rate, burst)
+-- GCRA: a bucket is kept as the time at which it will be full again.
+local function look(name, rate, burst)
   local interval = math.max(math.floor(1000000 / rate), 1)
   local full = math.max(tonumber(redis.call('GET', name)) or 0, now_us)
   local room = interval * burst - (full - now_us)
-  if room < interval then return nil, 0, interval - room end
-  return full + interval, math.floor(room / interval) - 1, full + interval - now_us
+  return {name = name, rate = rate, burst = burst, interval = interval, full = full,
+    left = math.max(math.floor(room / interval), 0), wait_us = interval - room}
 end
 
-local rate, burst = tonumber(terms[6]), tonumber(terms[7])
-local bucket = 'gcra:' .. tag .. ':a:' .. account
-local full, left, reset_us = draw(bucket, rate, burst)
-local key_bucket, key_full
+local buckets = {look('gcra:' .. tag .. ':a:' .. account, tonumber(terms[6]), tonumber(terms[7]))}
+local told = buckets[1]  -- headers speak of the one that is met first
 if record[6] and record[6] ~= '' then
-  key_bucket = 'gcra:' .. tag .. ':k:' .. key
-  local key_rate, key_burst = tonumber(record[6]), tonumber(record[7])
-  local key_left, key_reset_us
-  key_full, key_left, key_reset_us = draw(key_bucket, key_rate, key_burst)
-  if (not key_full and (full or key_reset_us > reset_us)) or (full and key_left < left) then
-    rate, burst, left, reset_us = key_rate, key_burst, key_left, key_reset_us
+  local own = look('gcra:' .. tag .. ':k:' .. key, tonumber(record[6]), tonumber(record[7]))
+  buckets[2] = own
+  if own.left < told.left or (own.left == told.left and own.wait_us > told.wait_us) then
+    told = own
   end
 end
 
 -- Quotas, meter by meter; headers speak of the first one that has a limit.
 local prefix = string.format('used:%s:%s:%s:%d:', tag, account, mode, period_start)
-local exhausted, quota, quota_left = false, false, false
+local exhausted, quota, quota_left, quota_units = false, false, false, 0
 for i = 11, #ARGV, 2 do
   local meter, units = ARGV[i], tonumber(ARGV[i + 1])
   local limit, included = terms[i - 1], terms[i]
@@ -124,35 +119,35 @@ for i = 11, #ARGV, 2 do
   local used = tonumber(redis.call('GET', prefix .. meter)) or 0
   if limit and limit ~= '' then
     limit = tonumber(limit)
-    if used + units > limit then
-      exhausted, quota, quota_left = true, limit, math.max(limit - used, 0)
-      break
+    exhausted = used + units > limit
+    if exhausted or not quota then
+      quota, quota_left, quota_units = limit, math.max(limit - used, 0), units
     end
-    if not quota then quota, quota_left = limit, limit - used - units end
+    if exhausted then break end
   elseif included and i == 11 then
-    quota_left = math.max(tonumber(included) - used - units, 0)
+    quota_left, quota_units = math.max(tonumber(included) - used, 0), units
   end
 end
 
-local rate_reset_s = math.ceil(reset_us / 1000000)
-local quota_reset_s = period_end - now_s
-local window_s = period_end - period_start
+-- What is left, as headers tell it, with a bucket's reset and the quota's.
+local function limits(left, reset_us, quota_left)
+  return told.rate, told.burst, left, math.ceil(reset_us / 1000000),
+    quota, quota_left, period_end - period_start, period_end - now_s
+end
+
+local wait_us = told.left == 0 and told.wait_us or told.full - now_us
 if exhausted then
-  return refuse('quota_exceeded', 429, quota_reset_s, rate, burst, left, rate_reset_s,
-    quota, quota_left, window_s, quota_reset_s)
+  return refuse('quota_exceeded', 429, period_end - now_s, limits(told.left, wait_us, quota_left))
 end
-if not full or (key_bucket and not key_full) then
-  return refuse('rate_limited', 429, rate_reset_s, rate, burst, 0, rate_reset_s,
-    quota, quota_left, window_s, quota_reset_s)
+if told.left == 0 then
+  return refuse('rate_limited', 429, math.ceil(wait_us / 1000000), limits(0, wait_us, quota_left))
 end
 
-local function fill(name, at_us)
-  redis.call('SET', name, string.format('%d', at_us),
-    'PX', string.format('%d', math.ceil((at_us - now_us) / 1000)))
+for _, bucket in ipairs(buckets) do
+  bucket.full = bucket.full + bucket.interval
+  redis.call('SET', bucket.name, string.format('%d', bucket.full),
+    'PX', string.format('%d', math.ceil((bucket.full - now_us) / 1000)))
 end
-
-fill(bucket, full)
-if key_bucket then fill(key_bucket, key_full) end
 for i = 11, #ARGV, 2 do
   if redis.call('INCRBY', prefix .. ARGV[i], ARGV[i + 1]) == tonumber(ARGV[i + 1]) then
     redis.call('EXPIREAT', prefix .. ARGV[i], string.format('%d', period_end + 3456000))
@@ -163,5 +158,5 @@ redis.call('HSET', 'open:' .. tag, event, table.concat({account, key, mode,
   ARGV[10]}, '\t'))
 redis.call('ZADD', 'due:' .. tag,
   string.format('%d', math.floor(now_us / 1000) + tonumber(ARGV[6])), event)
-return {'', 0, key, account, mode, plan, rate, burst, left, rate_reset_s,
-  quota, quota_left, window_s, quota_reset_s}
+return {'', 0, key, account, mode, plan, limits(told.left - 1, told.full - now_us,
+  quota_left and math.max(quota_left - quota_units, 0))}
