@@ -5,12 +5,11 @@ An estimate from the usage known now, by the same `rating` as the bill itself. C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from billing import money, rating, terms
-from billing.accounts import Account
-from gateway import usage
 from gateway.models import Meter
 
 
@@ -30,7 +29,10 @@ class BillLine:
 
 @dataclass(frozen=True)
 class Bill:
-    """What is charged at `period_end`: usage since `period_start`, and the next base price."""
+    """What is charged at `period_end`: usage since `period_start`, and the next base price.
+
+    Usage under earlier terms of another currency has its lines and is not in the total.
+    """
 
     period_start: datetime
     period_end: datetime
@@ -39,35 +41,46 @@ class Bill:
 
     @property
     def total_minor(self) -> int:
-        return sum(line.amount_minor for line in self.lines)
+        return sum(line.amount_minor for line in self.lines if line.currency == self.currency)
 
     @property
     def total(self) -> str:
         return money.text(self.total_minor, self.currency)
 
 
-def coming_bill(account: Account, now: datetime) -> Bill | None:
+def coming_bill(
+    has: terms.Standing, used: Mapping[str, Mapping[str, int]], now: datetime
+) -> Bill | None:
     """None for an account that has neither subscription nor contract.
 
     Base prices are paid ahead and usage afterwards. A base price stands on the bill only if
     something begins then: not after a planned end, and for yearly plans once a year.
+
+    used: billable units of the period around `now`, by terms id and meter. Each of the terms
+    rates what was used under it; what a contract saw that is deleted now, today's terms rate.
     """
-    has = terms.standing(account.pk, now)
     price = terms.price(has)
     if price is None:
         return None
     start, end = terms.usage_periods(has, now)[:2]
-    used = usage.of_period(account.pk, start).billable_units
-    base, *metered = rating.rate(price, used.items())
+    todays: list[tuple[str, int]] = []
+    earlier: list[rating.Line] = []
+    for terms_id, units in sorted(used.items()):
+        its_price = None if terms_id == terms.terms_id(has) else terms.price_of(terms_id)
+        if its_price is None:
+            todays += units.items()
+        else:
+            earlier += rating.rate(its_price, units.items())[1:]
+    base, *metered = rating.rate(price, todays)
     labels = dict(Meter.objects.values_list("name", "label"))
     lines = []
     if _base_price_due(has, end):
         text = f"{has.plan_name}, next period"
-        lines.append(BillLine(text, "", base.amount_minor, price.currency))
-    for line in metered:
+        lines.append(BillLine(text, "", base.amount_minor, base.currency))
+    for line in metered + earlier:
         if line.amount_minor:
             text = f"{line.past_included:,} {labels[line.meter]} past {line.included_units:,}"
-            lines.append(BillLine(text, line.meter, line.amount_minor, price.currency))
+            lines.append(BillLine(text, line.meter, line.amount_minor, line.currency))
     return Bill(start, end, price.currency, tuple(lines))
 
 

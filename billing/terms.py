@@ -149,16 +149,32 @@ def price(has: Standing) -> rating.Price | None:
     since: where calls stop there, there are none.
     """
     if has.contract:
-        calls = rating.MeterPrice(
-            CALLS,
-            has.contract.included_calls,
-            "graduated",
-            rating.parse_tiers(has.contract.tiers, "graduated"),
-        )
-        return rating.Price(has.currency, has.contract.base_price_minor, (calls,))
-    if has.subscription is None:
-        return None
-    version = has.subscription.version
+        return _contract_price(has.contract)
+    return _version_price(has.subscription.version) if has.subscription else None
+
+
+def price_of(terms_id: str) -> rating.Price | None:
+    """The price that usage with this id is rated by; None where its contract was deleted."""
+    if terms_id.startswith(OF_CONTRACT):
+        contract = Contract.objects.filter(pk=terms_id.removeprefix(OF_CONTRACT)).first()
+        return _contract_price(contract) if contract else None
+    if terms_id.startswith(OF_VERSION):
+        version = PlanVersion.objects.filter(pk=terms_id.removeprefix(OF_VERSION)).first()
+        return _version_price(version) if version else None
+    return None
+
+
+def _contract_price(contract: Contract) -> rating.Price:
+    calls = rating.MeterPrice(
+        CALLS,
+        contract.included_calls,
+        "graduated",
+        rating.parse_tiers(contract.tiers, "graduated"),
+    )
+    return rating.Price(contract.currency, contract.base_price_minor, (calls,))
+
+
+def _version_price(version: PlanVersion) -> rating.Price:
     meters = tuple(
         rating.MeterPrice(
             meter.meter.name,

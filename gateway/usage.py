@@ -8,6 +8,7 @@ to quarter hours. Every question about an account carries its id.
 """
 
 import json
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -39,12 +40,20 @@ FAILURES = Coalesce(Sum("calls", filter=Q(status_class__in=(0, 5))), 0)
 
 @dataclass(frozen=True, slots=True)
 class PeriodUsage:
-    """Sums over some time: calls, errors, and units by meter."""
+    """Sums over some time: calls, errors, and units by meter, billable ones also by terms id."""
 
     calls: int
     errors: int
     units: dict[str, int]
-    billable_units: dict[str, int]
+    billable_by_terms: dict[str, dict[str, int]]
+
+    @property
+    def billable_units(self) -> dict[str, int]:
+        """By meter, whatever the terms."""
+        total: Counter[str] = Counter()
+        for by_meter in self.billable_by_terms.values():
+            total.update(by_meter)
+        return dict(total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +225,21 @@ def _live(account_id: UUID) -> QuerySet[UsageRollup]:
 
 
 def _sum(rows: QuerySet[UsageRollup]) -> PeriodUsage:
-    meters = list(
-        rows.values("meter").annotate(
+    sums = list(
+        rows.values("meter", "terms_id").annotate(
             all=ALL, errors=ERRORS, used=Sum("units"), billable=Sum("billable_units")
         )
     )
+    units: Counter[str] = Counter()
+    billable: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for row in sums:
+        units[row["meter"]] += row["used"]
+        billable[row["terms_id"]][row["meter"]] = row["billable"]
     return PeriodUsage(
-        calls=sum(row["all"] for row in meters),
-        errors=sum(row["errors"] for row in meters),
-        units={row["meter"]: row["used"] for row in meters},
-        billable_units={row["meter"]: row["billable"] for row in meters},
+        calls=sum(row["all"] for row in sums),
+        errors=sum(row["errors"] for row in sums),
+        units=dict(units),
+        billable_by_terms=dict(billable),
     )
 
 

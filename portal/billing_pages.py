@@ -55,7 +55,7 @@ def billing(request: AccountRequest) -> HttpResponse:
     has = terms.standing(account.pk, now)
     version = has.subscription.version if has.subscription and not has.contract else None
     period = quotas.period_of(entitlement, now)
-    used = usage.of_period(account.pk, *period).billable_units if period else {}
+    used = usage.of_period(account.pk, *period) if period else None
     return render(
         request,
         "purchase/billing.html",
@@ -68,10 +68,10 @@ def billing(request: AccountRequest) -> HttpResponse:
             "promises": catalogue.promises(version),
             "may_choose_overage": version is not None
             and version.meters.filter(past_included=PastIncluded.BILL).exists(),
-            "quotas": quotas.of_period(entitlement, period, used, now)
-            if entitlement and period
+            "quotas": quotas.of_period(entitlement, period, used.billable_units, now)
+            if entitlement and period and used
             else [],
-            "bill": estimates.coming_bill(account, now),
+            "bill": estimates.coming_bill(has, used.billable_by_terms if used else {}, now),
             "notices": notices.of_account(entitlement, has.subscription, now),
             "pending": account.checkouts.filter(
                 state=Checkout.State.OPEN, payment_pending=True

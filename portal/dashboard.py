@@ -156,12 +156,12 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
     points = usage.series(account.pk, span.start(now), now, span.step)
     columns = [charts.Column(point.start, point.calls, point.errors) for point in points]
     chart = charts.draw(columns, moment_format=span.moment_format, label_format=span.label_format)
-    subscription = terms.standing(account.pk, now).subscription
+    has = terms.standing(account.pk, now)
     contexts: dict[str, dict[str, Any]] = {
         "period": {"period": period},
         "notices": {
             "notices": [
-                *notices.of_account(entitlement, subscription, now),
+                *notices.of_account(entitlement, has.subscription, now),
                 *(notice for quota in found for notice in notices.of_quota(quota)),
             ]
         },
@@ -175,7 +175,7 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
         "chart": {"chart": chart, "title": span.title},
         "figures": {"bars": chart.bars, "span": span},
         "recent": {"calls": usage.recent(account.pk, RECENT_CALLS)},
-        "bill": {"bill": estimates.coming_bill(account, now)},
+        "bill": {"bill": estimates.coming_bill(has, used.billable_by_terms if used else {}, now)},
     }
     return [
         live.Part.of(name, render_to_string(f"dashboard/_{name}.html", context))

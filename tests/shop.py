@@ -18,10 +18,11 @@ import requests
 from celery.contrib.testing.worker import start_worker
 from django.utils import timezone
 
-from billing import checkout, inbox
+from billing import checkout, estimates, inbox, terms
 from billing.models import Checkout, PlanVersion, ProviderEvent, Subscription
 from billing.sandbox import cards, deliveries, orders
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
+from gateway import usage
 from keys import records
 from portal.celery import app
 from portal.models import Account
@@ -112,6 +113,14 @@ def published(account: Account) -> dict[str, str]:
     """What the data plane holds of the account: the terms of its next call."""
     record = records.connection().hgetall(records.account_name(account.partition, account.pk))
     return {name.decode(): value.decode() for name, value in record.items()}
+
+
+def coming_bill(account: Account, now: datetime) -> estimates.Bill | None:
+    """The bill as the account's pages ask for it."""
+    has = terms.standing(account.pk, now)
+    period = terms.usage_periods(has, now)[:2]
+    used = usage.of_period(account.pk, *period).billable_by_terms if period else {}
+    return estimates.coming_bill(has, used, now)
 
 
 def waiting_events() -> int:

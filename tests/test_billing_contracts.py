@@ -6,11 +6,11 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from billing import contracts, estimates, subscriptions
+from billing import contracts, subscriptions
 from billing.models import Contract, PastIncluded
 from keys.models import ApiKey, Entitlement
 from tests.factories import make_account
-from tests.shop import published
+from tests.shop import coming_bill, published
 
 MARCH_15 = datetime(2026, 3, 15, 8, 0, tzinfo=UTC)
 
@@ -162,8 +162,8 @@ def test_the_coming_bill_of_a_contract_names_its_price(account):
     make_contract(account, ends_at=MARCH_15 + timedelta(days=40))
     contracts.apply(account, MARCH_15)
 
-    first = estimates.coming_bill(account, MARCH_15 + timedelta(days=1))
-    last = estimates.coming_bill(account, MARCH_15 + timedelta(days=35))
+    first = coming_bill(account, MARCH_15 + timedelta(days=1))
+    last = coming_bill(account, MARCH_15 + timedelta(days=35))
 
     assert [(line.text, line.amount) for line in first.lines] == [
         ("Enterprise, next period", "$5,000.00")

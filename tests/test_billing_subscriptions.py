@@ -6,8 +6,8 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.utils import timezone
 
-from billing import checkout, estimates, subscriptions, tasks, terms
-from billing.models import BillingEvent, Subscription
+from billing import checkout, subscriptions, tasks, terms
+from billing.models import BillingEvent, Contract, PastIncluded, Subscription
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from billing.subscriptions import (
@@ -21,7 +21,7 @@ from gateway.models import UsageRollup
 from keys import entitlements
 from keys.models import ApiKey, Entitlement
 from tests.factories import make_account, make_plans
-from tests.shop import published, until, working
+from tests.shop import coming_bill, published, until, working
 
 State = Subscription.State
 JANUARY_31 = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -345,7 +345,7 @@ def test_a_suspension_survives_every_change_of_terms(shop):
 # ------------------------------------------------------------------ the coming bill
 
 
-def use(account, subscription, billable):
+def use(account, subscription, billable, *, terms_id=None):
     UsageRollup.objects.create(
         quarter=subscription.period_start,
         account_id=account.pk,
@@ -356,7 +356,7 @@ def use(account, subscription, billable):
         status_class=2,
         mode="live",
         period_start=subscription.period_start,
-        terms_id="version:1",
+        terms_id=terms_id or f"version:{subscription.version_id}",
         calls=billable,
         units=billable,
         billable_units=billable,
@@ -368,7 +368,7 @@ def test_the_coming_bill_is_the_next_base_price_and_what_was_used_past_the_inclu
     subscription = shop.buy(account, at=timezone.now())
     use(account, subscription, 12_300)
 
-    bill = estimates.coming_bill(account, timezone.now())
+    bill = coming_bill(account, timezone.now())
 
     assert [(line.text, line.amount) for line in bill.lines] == [
         ("Basic, next period", "$50.00"),
@@ -387,7 +387,7 @@ def test_after_a_planned_end_only_usage_is_due(shop):
     use(account, subscription, 11_000)
     subscriptions.cancel(account, at_period_end=True, now=timezone.now())
 
-    bill = estimates.coming_bill(account, timezone.now())
+    bill = coming_bill(account, timezone.now())
 
     assert bill.total == "$6.00"
 
@@ -398,11 +398,42 @@ def test_what_was_used_before_stopping_is_billed(shop):
     use(account, subscription, 11_000)
     subscriptions.set_overage(account, "stop", timezone.now())
 
-    assert estimates.coming_bill(account, timezone.now()).total == "$56.00"
+    assert coming_bill(account, timezone.now()).total == "$56.00"
+
+
+def test_usage_is_billed_by_the_terms_it_was_made_under(shop):
+    account = make_account()
+    now = timezone.now()
+    subscription = shop.buy(account, at=now)
+    contract, deleted = (
+        Contract.objects.create(
+            account=account,
+            base_price_minor=5_000_00,
+            rate_per_second=500,
+            burst=500,
+            included_calls=1_000,
+            past_included=PastIncluded.BILL,
+            tiers=[{"up_to": None, "price": "1.00", "per": 1000}],
+            starts_at=now,
+        )
+        for _ in range(2)
+    )
+    use(account, subscription, 11_000)
+    use(account, subscription, 3_000, terms_id=f"contract:{contract.pk}")
+    use(account, subscription, 2_000, terms_id=f"contract:{deleted.pk}")
+    deleted.delete()
+
+    bill = coming_bill(account, now)
+
+    assert [(line.text, line.amount) for line in bill.lines] == [
+        ("Enterprise, next period", "$5,000.00"),
+        ("4,000 calls past 1,000", "$4.00"),
+        ("1,000 calls past 10,000", "$6.00"),
+    ]
 
 
 def test_no_bill_comes_without_a_subscription(shop):
-    assert estimates.coming_bill(make_account(), timezone.now()) is None
+    assert coming_bill(make_account(), timezone.now()) is None
 
 
 def test_every_usage_event_can_be_traced_to_its_terms(shop):

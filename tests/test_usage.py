@@ -57,8 +57,9 @@ def test_a_period_counts_each_call_once_and_units_by_meter():
         calls=5,
         errors=3,
         units={"calls": 4, "rows": 20},
-        billable_units={"calls": 3, "rows": 20},
+        billable_by_terms={"version:3": {"calls": 3, "rows": 20}},
     )
+    assert used.billable_units == {"calls": 3, "rows": 20}
     assert usage.of_period(ACCOUNT, PERIOD, PERIOD + 31 * DAY) == used
 
 
