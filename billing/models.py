@@ -424,7 +424,7 @@ class BillingEvent(models.Model):
                 fields=["at"],
                 name="billingevent_unannounced",
                 condition=models.Q(announced_at__isnull=True),
-            )
+            ),
         ]
 
     def __str__(self) -> str:
