@@ -33,6 +33,8 @@ _ENDINGS: dict[str, str] = {"failed": State.FAILED, "expired": State.EXPIRED}
 _ASK_AFTER = timedelta(seconds=10)
 _ASK_SHARE_OF_AGE = 10
 _ASK_AT_ONCE = 100
+# Opening a session takes seconds: after this long without one, it was interrupted.
+_OPENED_WITHIN = timedelta(hours=1)
 
 
 class NotForSale(Exception):
@@ -186,10 +188,7 @@ def sync(checkout_id: UUID, now: datetime) -> Checkout:
 
 
 def due_for_sync(now: datetime) -> list[UUID]:
-    """Checkouts to ask about now: open ones whose webhook may be lost, refunds not done yet.
-
-    One without a session was interrupted before its buyer got an address: nobody can pay it.
-    """
+    """Checkouts to ask about now: open ones whose webhook may be lost, refunds not done yet."""
     waiting = Checkout.objects.filter(
         ~Q(provider_session_id=""),
         Q(state=State.OPEN) | Q(state=State.SUPERSEDED, refunded_at=None),
@@ -200,3 +199,13 @@ def due_for_sync(now: datetime) -> list[UUID]:
         if now - (row.synced_at or row.created_at)
         >= max(_ASK_AFTER, (now - row.created_at) / _ASK_SHARE_OF_AGE)
     ][:_ASK_AT_ONCE]
+
+
+def fail_interrupted(now: datetime) -> None:
+    """Ends checkouts that were interrupted before their buyer got an address to pay at."""
+    interrupted = Checkout.objects.filter(
+        state=State.OPEN, provider_session_id="", created_at__lte=now - _OPENED_WITHIN
+    )
+    failed = interrupted.update(state=State.FAILED, error="It was interrupted before it began.")
+    if failed:
+        log.warning("checkout.interrupted", count=failed)

@@ -31,7 +31,9 @@ def process_waiting() -> None:
 @shared_task(ignore_result=True)
 def sync_open_checkouts() -> None:
     """Checkouts that may have been paid without a webhook reaching us."""
-    for checkout_id in checkout.due_for_sync(timezone.now()):
+    now = timezone.now()
+    checkout.fail_interrupted(now)
+    for checkout_id in checkout.due_for_sync(now):
         sync_checkout.delay(str(checkout_id))
 
 

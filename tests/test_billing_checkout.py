@@ -282,6 +282,26 @@ def test_an_unpaid_checkout_expires(shop):
     assert "has expired" in requests.get(row.url, timeout=10).text
 
 
+def test_a_checkout_that_was_interrupted_before_its_session_fails_after_an_hour(shop):
+    now = timezone.now()
+    opened = shop.start(make_account(), now=now - timedelta(hours=2))
+    old, young = (
+        Checkout.objects.create(
+            account=opened.account,
+            version=opened.version,
+            provider="sandbox",
+            created_at=now - age,
+        )
+        for age in (timedelta(hours=1), timedelta(minutes=59))
+    )
+
+    checkout.fail_interrupted(now)
+
+    states = Checkout.objects.in_bulk([opened.pk, old.pk, young.pk])
+    assert states[old.pk].state == State.FAILED
+    assert {states[opened.pk].state, states[young.pk].state} == {State.OPEN}
+
+
 def test_an_open_checkout_is_asked_about_less_and_less_often(shop):
     row = shop.start(make_account())
     born = row.created_at
