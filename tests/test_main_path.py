@@ -251,7 +251,7 @@ def test_a_delayed_payment_issues_the_key_when_the_money_arrives(product, browse
 
         pay(page, "4000 0000 0000 0077")
 
-        expect(page.get_by_text("not paid yet")).to_be_visible(timeout=10_000)
+        expect(page.get_by_text("ordered, not paid yet")).to_be_visible(timeout=10_000)
         page.get_by_role("button", name="Show my key").click(timeout=60_000)
         key = page.get_by_role("region", name="The key").inner_text().strip()
         assert call(product, key).ok
