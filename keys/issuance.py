@@ -107,7 +107,7 @@ def console_key(account: Account, now: datetime) -> ApiKey:
             },
         )
         if is_new:
-            publish.on_commit(lambda: publish.key(key.pk))
+            publish.on_commit(lambda: publish.key(key.pk, now))
     return key
 
 
@@ -213,7 +213,7 @@ def rotate(
             old.expires_at = min(now + overlap, old.expires_at or now + overlap)
         else:
             old.state, old.revoked_at = ApiKey.State.REVOKED, now
-        _change(old, "name", "state", "expires_at", "revoked_at")
+        _change(old, now, "name", "state", "expires_at", "revoked_at")
         _record(old, KeyEvent.Kind.ROTATED, at=now, actor=actor, address=address)
     return key, secret
 
@@ -233,10 +233,10 @@ def revoke(
     with transaction.atomic():
         key = keys_of(account).select_for_update().get(pk=key_id)
         if key.state == ApiKey.State.REVOKED:
-            publication = publish.on_commit(lambda: publish.key(key.pk))
+            publication = publish.on_commit(lambda: publish.key(key.pk, now))
         else:
             key.state, key.revoked_at = ApiKey.State.REVOKED, now
-            publication = _change(key, "state", "revoked_at")
+            publication = _change(key, now, "state", "revoked_at")
             _record(key, KeyEvent.Kind.REVOKED, at=now, actor=actor, address=address)
     return Revoked(key, publication.confirmed)
 
@@ -281,7 +281,7 @@ def _new_active(
         created_at=now,
         claimed_at=now,
     )
-    publish.on_commit(lambda: publish.key(key.pk))
+    publish.on_commit(lambda: publish.key(key.pk, now))
     return key, token.text
 
 
@@ -292,15 +292,15 @@ def _claim(key: ApiKey, actor: AbstractBaseUser | None, address: str | None, now
     token = tokens.draw(mode, key.partition)
     key.state, key.claimed_at = ApiKey.State.ACTIVE, now
     key.digest, key.last_four = tokens.digest(token.text), token.last_four
-    _change(key, "state", "claimed_at", "digest", "last_four")
+    _change(key, now, "state", "claimed_at", "digest", "last_four")
     _record(key, KeyEvent.Kind.CLAIMED, at=now, actor=actor, address=address)
     return token.text
 
 
-def _change(key: ApiKey, *fields: str) -> publish.Publication:
+def _change(key: ApiKey, now: datetime, *fields: str) -> publish.Publication:
     key.revision += 1
     key.save(update_fields=[*fields, "revision"])
-    return publish.on_commit(lambda: publish.key(key.pk))
+    return publish.on_commit(lambda: publish.key(key.pk, now))
 
 
 def _record(

@@ -49,10 +49,10 @@ def on_commit(publish: Callable[[], bool]) -> Publication:
     return publication
 
 
-def key(key_id: UUID) -> bool:
+def key(key_id: UUID, now: datetime) -> bool:
     """Publishes a key as it is now; True once the data plane holds it. Raises RedisError."""
     row = ApiKey.objects.get(pk=key_id)
-    if row.digest is not None and not _arrives(_key_record(row, row.digest)):
+    if row.digest is not None and not _arrives(_key_record(row, row.digest, now)):
         return False
     ApiKey.objects.filter(pk=row.pk, revision=row.revision).update(published_revision=row.revision)
     return True
@@ -77,7 +77,7 @@ def lagging(now: datetime) -> int:
     for account_id in account_ids:
         entitlement(account_id, now)
     for key_id in key_ids:
-        key(key_id)
+        key(key_id, now)
     return len(account_ids) + len(key_ids)
 
 
@@ -91,7 +91,7 @@ def everything(partition: int, now: datetime) -> int:
     keys = ApiKey.objects.filter(partition=partition).exclude(forgotten)
     every_record = chain(
         (_account_record(row, now) for row in accounts.iterator(CHUNK)),
-        (_key_record(row, row.digest) for row in keys.iterator(CHUNK) if row.digest),
+        (_key_record(row, row.digest, now) for row in keys.iterator(CHUNK) if row.digest),
     )
     pipeline = records.connection().pipeline(transaction=False)
     count = 0
@@ -108,8 +108,13 @@ def _arrives(record: records.Record) -> bool:
     return records.is_held(record)
 
 
-def _key_record(row: ApiKey, digest: str) -> records.Record:
+def _key_record(row: ApiKey, digest: str, now: datetime) -> records.Record:
     revoked = row.state == ApiKey.State.REVOKED
+    lifetime = None
+    if revoked:
+        lifetime = REMEMBERED
+    elif row.expires_at is not None:
+        lifetime = max(row.expires_at - now, timedelta(0)) + REMEMBERED
     fields: dict[str, str | int] = {
         "id": str(row.pk),
         "account": str(row.account_id),
@@ -122,7 +127,7 @@ def _key_record(row: ApiKey, digest: str) -> records.Record:
         "rrev": "0",
     }
     name = records.key_name(row.partition, digest)
-    return records.Record(name, row.revision, fields, REMEMBERED if revoked else None)
+    return records.Record(name, row.revision, fields, lifetime)
 
 
 def _account_record(row: Entitlement, now: datetime) -> records.Record:

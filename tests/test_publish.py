@@ -73,7 +73,7 @@ def test_a_record_never_goes_back_to_an_older_revision():
 
 def test_a_publication_of_an_older_row_leaves_the_newer_one_unstamped(key):
     ApiKey.objects.filter(pk=key.pk).update(revision=7)
-    publish.key(key.pk)
+    publish.key(key.pk, NOW)
 
     ApiKey.objects.filter(pk=key.pk).update(revision=8, published_revision=0)
 
@@ -128,6 +128,16 @@ def test_a_revoked_key_stays_known_for_a_long_time(key):
     seconds = records.connection().ttl(name_of(key))
 
     assert timedelta(days=394) < timedelta(seconds=seconds) <= publish.REMEMBERED
+
+
+def test_a_rotated_key_is_forgotten_as_long_after_its_overlap(key):
+    overlap = timedelta(days=7)
+    issuance.rotate(key.pk, key.account, overlap=overlap, actor=None, address=None, now=NOW)
+
+    left = timedelta(seconds=records.connection().ttl(name_of(key)))
+
+    assert overlap + timedelta(days=394) < left <= overlap + publish.REMEMBERED
+    assert state_of(key) == b"active"
 
 
 def test_everything_is_published_again_except_what_died_long_ago(key):
