@@ -87,7 +87,6 @@ def _order(row: Checkout, account: Account, version: PlanVersion) -> Order:
     )
     return Order(
         reference=str(row.pk),
-        plan_reference=f"version:{version.pk}",
         description=f"{version.plan.name} plan",
         amount_minor=version.base_price_minor,
         currency=version.currency,

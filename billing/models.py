@@ -93,7 +93,6 @@ class PlanVersion(models.Model):
     )
     test_quota_per_day = models.PositiveIntegerField(default=200)
     key_limit = models.PositiveSmallIntegerField(default=10)
-    features = models.JSONField(default=list, blank=True)
     published_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -393,7 +392,6 @@ class BillingEvent(models.Model):
     class Kind(models.TextChoices):
         STARTED = "started", "subscription started"
         RENEWED = "renewed", "renewed"
-        PLAN_CHANGED = "plan_changed", "plan changed"
         CANCEL_PLANNED = "cancel_planned", "cancellation planned"
         CANCEL_WITHDRAWN = "cancel_withdrawn", "cancellation withdrawn"
         PAYMENT_FAILED = "payment_failed", "payment failed"

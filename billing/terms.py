@@ -228,7 +228,6 @@ def _of_plan(subscription: Subscription) -> Terms:
         },
         test_quota_per_day=version.test_quota_per_day,
         key_limit=version.key_limit,
-        features=tuple(version.features),
     )
 
 

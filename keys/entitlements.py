@@ -5,7 +5,7 @@ here. Suspension is the staff's own switch and survives every change of terms.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -42,7 +42,6 @@ class Terms:
     meters: dict[str, MeterTerms]
     test_quota_per_day: int
     key_limit: int
-    features: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -54,13 +53,12 @@ class Terms:
             },
             "test_quota_per_day": self.test_quota_per_day,
             "key_limit": self.key_limit,
-            "features": list(self.features),
         }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Terms":
         meters = {name: MeterTerms(**meter) for name, meter in stored["meters"].items()}
-        return cls(**{**stored, "meters": meters, "features": tuple(stored["features"])})
+        return cls(**{**stored, "meters": meters})
 
 
 def apply(

@@ -258,7 +258,6 @@ def version_form(**changes):
         "burst": 30,
         "key_limit": 10,
         "test_quota_per_day": 200,
-        "features": "",
         "meters-TOTAL_FORMS": 1,
         "meters-INITIAL_FORMS": 0,
         "meters-0-included_units": 20000,

@@ -107,7 +107,6 @@ def test_asking_twice_for_the_same_checkout_gives_the_same_order(shop):
     again = sandbox.create_checkout(
         Order(
             reference=str(row.pk),
-            plan_reference=order.plan_reference,
             description=order.description,
             amount_minor=order.amount_minor,
             currency=order.currency,

@@ -21,7 +21,6 @@ TERMS = Terms(
     },
     test_quota_per_day=200,
     key_limit=10,
-    features=("priority",),
 )
 
 
@@ -67,10 +66,8 @@ def test_what_is_applied_is_what_the_data_plane_holds():
         "test_quota": "200",
         "included:calls": "10000",
         "limit:calls": "10000",
-        "past:calls": "refuse",
         "included:rows": "500",
         "limit:rows": "",
-        "past:rows": "bill",
     }
     entitlement.refresh_from_db()
     assert entitlement.published_revision == entitlement.revision

@@ -24,7 +24,6 @@ def entitlement(**fields):
         "meters": {"rows": meter, "calls": meter},
         "test_quota_per_day": 10,
         "key_limit": 3,
-        "features": [],
     }
     periods = [int(START.timestamp()), int(END.timestamp())]
     return Entitlement(**({"terms": terms, "periods": periods, "state": "active"} | fields))

@@ -116,7 +116,6 @@ def terms(
         meters={"calls": calls, **meters},
         test_quota_per_day=test_quota,
         key_limit=10,
-        features=(),
     )
 
 

@@ -32,7 +32,6 @@ class Order:
     """
 
     reference: str
-    plan_reference: str
     description: str
     amount_minor: int
     currency: str

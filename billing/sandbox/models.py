@@ -23,7 +23,6 @@ class SandboxOrder(models.Model):
     customer_id = models.CharField(max_length=40)
     customer_email = models.EmailField()
     description = models.CharField(max_length=200)
-    plan_reference = models.CharField(max_length=40, help_text="The seller's plan version id.")
     amount_minor = models.PositiveBigIntegerField()
     currency = models.CharField(max_length=3)
     interval = models.CharField(max_length=5)

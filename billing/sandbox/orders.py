@@ -32,7 +32,6 @@ def open_order(order: Order, now: datetime) -> SandboxOrder:
             "customer_id": f"cus_test_{secrets.token_hex(8)}",
             "customer_email": order.customer_email,
             "description": order.description,
-            "plan_reference": order.plan_reference,
             "amount_minor": order.amount_minor,
             "currency": order.currency,
             "interval": order.interval,

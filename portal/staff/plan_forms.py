@@ -97,8 +97,6 @@ class PlanForm(ModelForm[Plan]):
 
 
 class VersionForm(PricedForm[PlanVersion]):
-    features = LinesField(help_text="One per line.")
-
     class Meta:
         model = PlanVersion
         fields = (
@@ -109,7 +107,6 @@ class VersionForm(PricedForm[PlanVersion]):
             "burst",
             "key_limit",
             "test_quota_per_day",
-            "features",
         )
 
 

@@ -175,7 +175,6 @@ class PlanVersionAdmin(Desk[PlanVersion]):
             ("rate_per_second", "burst"),
             "key_limit",
             "test_quota_per_day",
-            "features",
         )
         return (*shown, "published_at") if obj else shown
 
