@@ -123,8 +123,6 @@ def _key_record(row: ApiKey, digest: str, now: datetime) -> records.Record:
         "expires_ms": _epoch_ms(row.expires_at),
         "rate": "",
         "burst": "",
-        "quota": "",
-        "rrev": "0",
     }
     name = records.key_name(row.partition, digest)
     return records.Record(name, row.revision, fields, lifetime)
@@ -146,7 +144,6 @@ def _account_record(row: Entitlement, now: datetime) -> records.Record:
     for meter, terms in row.terms.get("meters", {}).items():
         fields[f"included:{meter}"] = terms["included"]
         fields[f"limit:{meter}"] = "" if terms["limit"] is None else terms["limit"]
-        fields[f"past:{meter}"] = terms["past"]
     name = records.account_name(row.account.partition, row.pk)
     return records.Record(name, row.revision, fields)
 

@@ -4,12 +4,11 @@ Everything of an account lives under one hash tag, `{p00}` for partition 0, so t
 gateway's scripts touch one slot of a cluster. Shapes:
 
 key:{p00}:<digest>        hash  rev, id, account, mode, state (active|revoked), expires_ms, rate,
-                                burst, quota, rrev; "" where there is none
+                                burst; "" where there is none
 account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, burst, ends_ms,
                                 periods ("b0,b1,…" epoch seconds, the current period's start
                                 first), test_quota; and by meter m: included:<m>,
-                                limit:<m> (units at which to refuse, "" none),
-                                past:<m> (refuse|bill)
+                                limit:<m> (units at which to refuse, "" none)
 routes:{p00}              hash  version, blob
 ready:{p00}               string, present once everything above has been published
 filling:{p00}             string, the one who is publishing it all (gateway.refill)

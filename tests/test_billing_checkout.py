@@ -36,7 +36,6 @@ def assert_one_basic(account):
     record = published(account)
     assert record["plan"] == "Basic"
     assert (record["state"], record["rate"], record["included:calls"]) == ("active", "20", "10000")
-    assert record["past:calls"] == "bill"
     assert record["limit:calls"] == ""
 
 

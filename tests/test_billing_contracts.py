@@ -50,7 +50,7 @@ def test_a_contract_works_without_any_subscription(account):
     record = published(account)
     assert (record["state"], record["plan"]) == ("active", "Enterprise")
     assert (record["rate"], record["burst"]) == ("500", "1000")
-    assert (record["limit:calls"], record["past:calls"]) == ("5000000", "refuse")
+    assert record["limit:calls"] == "5000000"
     assert record["terms"] == f"contract:{contract.pk}"
     assert int(record["periods"].split(",")[0]) == MARCH_15.timestamp()
     assert account.keys.get().state == ApiKey.State.UNCLAIMED

@@ -62,7 +62,7 @@ def test_free_starts_with_its_terms_and_an_unclaimed_key(plans):
     assert account.keys.get().state == ApiKey.State.UNCLAIMED
     record = published(account)
     assert (record["state"], record["plan"], record["rate"]) == ("active", "Free", "5")
-    assert (record["limit:calls"], record["past:calls"]) == ("500", "refuse")
+    assert record["limit:calls"] == "500"
     assert record["ends_ms"] == ""
     boundaries = [int(boundary) for boundary in record["periods"].split(",")]
     assert boundaries[0] == JANUARY_31.timestamp()
@@ -325,9 +325,9 @@ def test_past_the_included_units_the_customer_may_choose_to_stop(shop):
     stopped = published(account)
     subscriptions.set_overage(account, "bill", timezone.now())
 
-    assert (billed["past:calls"], billed["limit:calls"]) == ("bill", "")
-    assert (stopped["past:calls"], stopped["limit:calls"]) == ("refuse", "10000")
-    assert published(account)["past:calls"] == "bill"
+    assert billed["limit:calls"] == ""
+    assert stopped["limit:calls"] == "10000"
+    assert published(account)["limit:calls"] == ""
     with pytest.raises(ValueError, match="sometimes"):
         subscriptions.set_overage(account, "sometimes", timezone.now())
 

@@ -55,8 +55,6 @@ def test_a_key_is_published_when_its_creation_returns(key):
         b"expires_ms": b"",
         b"rate": b"",
         b"burst": b"",
-        b"quota": b"",
-        b"rrev": b"0",
     }
     key.refresh_from_db()
     assert key.is_published
