@@ -22,7 +22,7 @@ from django.db.models.functions import Coalesce, Trunc
 from gateway.entries import EPOCH
 from gateway.models import UsageEvent, UsageRollup
 from keys import records
-from keys.models import ApiKey, Entitlement
+from keys.models import ApiKey
 
 log = structlog.get_logger(__name__)
 
@@ -116,28 +116,6 @@ def of_period(
 def today(account_id: UUID, now: datetime) -> PeriodUsage:
     """Usage since midnight UTC."""
     return _sum(_live(account_id).filter(quarter__gte=_floor(now, "day")))
-
-
-def quota_used(entitlement: Entitlement, period_start: datetime) -> dict[str, int]:
-    """Units by meter that the next call finds used, calls under way included.
-
-    From the data plane's own counters; while those can't be had, billable units from the
-    ledger, which is seconds behind.
-    """
-    meters = list(entitlement.terms.get("meters", {}))
-    partition = entitlement.account.partition
-    names = [
-        records.used_name(partition, entitlement.pk, ApiKey.Mode.LIVE, period_start, meter)
-        for meter in meters
-    ]
-    try:
-        is_ready, *counters = records.connection().mget(records.ready_name(partition), *names)
-    except redis.RedisError as error:
-        log.warning("usage.counters_unavailable", reason=str(error))
-        is_ready = None
-    if is_ready is None:
-        return of_period(entitlement.pk, period_start).billable_units
-    return {meter: int(units or 0) for meter, units in zip(meters, counters, strict=True)}
 
 
 def series(account_id: UUID, start: datetime, end: datetime, step: Step) -> list[Point]:

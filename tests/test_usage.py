@@ -8,10 +8,8 @@ from django.test.utils import CaptureQueriesContext
 
 from gateway import ledger, usage
 from keys import issuance, records
-from keys.models import Entitlement
 from tests.factories import make_account
-from tests.test_entitlements import apply
-from tests.test_ledger import ACCOUNT, KEY, PERIOD, add, entry
+from tests.test_ledger import ACCOUNT, PERIOD, add, entry
 from tests.test_publish import redis_away
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_clean")]
@@ -181,20 +179,6 @@ def test_growth_compares_a_week_with_the_one_before():
 
     assert usage.growth(NOON, 10) == [usage.Growth(new, 4, 0), usage.Growth(grown, 5, 2)]
     assert usage.growth(NOON, 1) == [usage.Growth(new, 4, 0)]
-
-
-def test_quota_is_what_the_next_call_meets_and_the_ledgers_while_redis_is_away():
-    account = make_account()
-    apply(account)
-    entitlement = Entitlement.objects.get(account=account)
-    redis = records.connection()
-    redis.set(records.ready_name(0), "1")
-    redis.set(records.used_name(0, account.pk, "live", PERIOD, "calls"), 7)
-    record(*calls(5, account=account.pk, key=KEY))
-
-    assert usage.quota_used(entitlement, PERIOD) == {"calls": 7, "rows": 0}
-    with redis_away():
-        assert usage.quota_used(entitlement, PERIOD) == {"calls": 5}
 
 
 def test_pages_read_the_rollup_only():
