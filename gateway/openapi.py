@@ -60,10 +60,7 @@ class OperationSpec:
 
     method: str
     path_template: str
-    operation_id: str
     summary: str
-    description: str
-    tags: tuple[str, ...]
     weights: dict[str, int]
     max_units: dict[str, int]
     deprecated: bool
@@ -374,10 +371,7 @@ def _operation(method: str, template: str, operation: dict[str, Any]) -> Operati
     return OperationSpec(
         method=method,
         path_template=template,
-        operation_id=operation.get("operationId", ""),
         summary=summary if len(summary) <= MAX_SUMMARY_LENGTH else f"{summary[:199]}…",
-        description=operation.get("description", ""),
-        tags=tuple(operation.get("tags", ())),
         weights=weights,
         max_units=max_units,
         deprecated=operation.get("deprecated", False),

@@ -73,7 +73,6 @@ def test_the_demo_s_document_is_read_with_its_weights() -> None:
     assert (read_document.title, read_document.version) == ("Holidays API", "1.0.0")
     assert specs["GET", "/v1/workdays/between"].weights == {"calls": 2}
     assert specs["POST", "/v1/holidays/batch"].max_units == {"rows": 1000}
-    assert specs["GET", "/v1/countries"].tags == ("Holidays",)
 
 
 def test_json_and_yaml_of_one_document_are_the_same() -> None:
