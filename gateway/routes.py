@@ -62,7 +62,7 @@ def publish() -> None:
     """Puts the routes of now into every partition. Raises `RedisError`."""
     # The version is read before the rows: they may be newer than it says, never older.
     routes, _ = Routes.objects.get_or_create(pk=1)
-    apis = Api.objects.filter(enabled=True).prefetch_related("operations")
+    apis = Api.objects.filter(enabled=True).defer("document").prefetch_related("operations")
     blob = json.dumps([_api_json(api) for api in apis], separators=(",", ":"))
     fields: dict[str, str | int] = {"version": routes.version, "blob": blob}
     for partition in records.PARTITIONS:
