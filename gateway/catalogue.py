@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from gateway import openapi, routes
 from gateway.models import Api, Meter, Operation
@@ -35,6 +36,14 @@ HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 
 class InvalidTerms(Exception):
     """What was given for an API can't be used; the message is a sentence for the seller."""
+
+
+def on_sale() -> QuerySet[Api]:
+    """The APIs that everyone sees, the first of which the site shows as its example.
+
+    Documents may be megabytes: each is fetched when it is asked for.
+    """
+    return Api.objects.filter(listed=True, enabled=True).defer("document")
 
 
 def upstream_url(text: str) -> str:

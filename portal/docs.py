@@ -12,12 +12,12 @@ from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
 from gateway import problems
-from gateway.models import Api
+from gateway.catalogue import on_sale
 from portal import reference, samples
 
 
 def _page(request: HttpRequest, page: str, **context: Any) -> HttpResponse:
-    apis = list(Api.objects.filter(listed=True, enabled=True))
+    apis = list(on_sale())
     sample = next((found for api in apis if (found := samples.first_call(api))), None)
     return render(
         request,
@@ -56,5 +56,5 @@ def errors(request: HttpRequest) -> HttpResponse:
 @require_safe
 def api(request: HttpRequest, slug: str) -> HttpResponse:
     """The operations of one API on sale; 404 for one that isn't shown."""
-    shown = get_object_or_404(Api, slug=slug, listed=True, enabled=True)
+    shown = get_object_or_404(on_sale(), slug=slug)
     return _page(request, "api", api=shown, reference=reference.of(shown))

@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from gateway import usage
-from gateway.models import Api
+from gateway.catalogue import on_sale
 from keys import issuance
 from keys.models import ApiKey, Entitlement
 from portal import live, once, samples
@@ -113,7 +113,7 @@ def key_list(request: AccountRequest) -> HttpResponse:
     poll_url = f"{reverse('keys')}?"
     if request.htmx:
         return live.answer(request, parts, poll_url)
-    context |= {"apis": Api.objects.filter(listed=True, enabled=True)}
+    context |= {"apis": on_sale()}
     return render(request, "keys/list.html", context | live.context(parts, poll_url))
 
 

@@ -19,10 +19,11 @@ from redis.exceptions import RedisError
 
 from billing import catalogue
 from billing.models import EnterpriseRequest
+from gateway.catalogue import on_sale
 from gateway.models import Api
 from keys import records
 from portal import samples
-from portal.access import current_membership
+from portal.access import current, memberships_of
 from portal.ratelimits import by_address, limited
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 @require_safe
 def landing(request: HttpRequest) -> HttpResponse:
     """What is on sale, a call of it with its answer, and what it costs."""
-    api = Api.objects.filter(listed=True, enabled=True).first()
+    api = on_sale().first()
     context = {
         "headline": _headline(api),
         "lead": api.description.partition("\n")[0] if api else "",
@@ -87,7 +88,8 @@ def enterprise(request: HttpRequest) -> HttpResponseBase:
     initial = {"email": user.email, "name": user.name} if user.is_authenticated else {}
     form = EnterpriseForm(request.POST or None, initial=initial)
     if request.method == "POST" and form.is_valid():
-        membership = current_membership(user, None) if user.is_authenticated else None
+        held = memberships_of(user) if user.is_authenticated else []
+        membership = current(held, request.session)
         form.instance.account = membership.account if membership else None
         wish = form.save()
         log.info("enterprise.requested", request=wish.pk)
@@ -155,9 +157,8 @@ def robots_txt(_request: HttpRequest) -> HttpResponse:
 @require_safe
 def llms_txt(request: HttpRequest) -> HttpResponse:
     """The site in brief for language models (llmstxt.org), in Markdown."""
-    apis = Api.objects.filter(listed=True, enabled=True)
     context: dict[str, Any] = {
-        "apis": [(api, samples.first_call(api)) for api in apis],
+        "apis": [(api, samples.first_call(api)) for api in on_sale()],
         "offers": catalogue.offers(),
     }
     return render(request, "pages/llms.txt", context, content_type="text/plain; charset=utf-8")

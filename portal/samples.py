@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 
+from gateway.catalogue import on_sale
 from gateway.models import Api
 from portal import reference, snippets
 
@@ -47,7 +48,7 @@ def first_call(api: Api) -> Sample | None:
 
 def curl(key: str = KEY_VARIABLE, api: Api | None = None) -> str:
     """A command that works when pasted: the first call of the API, or of the first on sale."""
-    api = api or Api.objects.filter(listed=True, enabled=True).first()
+    api = api or on_sale().first()
     sample = first_call(api) if api else None
     if sample is not None:
         command = sample.curl
