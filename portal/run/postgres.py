@@ -184,11 +184,12 @@ def _major(binary: Path) -> int:
 def _identities() -> list[tuple[int, list[str]]]:
     """Ways for root to run Postgres as somebody else: the files' owner, the command's prefix.
 
-    In a user namespace root's own files stay its own under another number. Containers that
-    forbid namespaces usually leave root the right to become `nobody`; `dac_override` lets that
-    one through folders such as /root on the way to the data.
+    In a user namespace root's own files stay its own under another number: that of `nobody`,
+    because initdb looks its user up and no other unprivileged one is on every machine.
+    Containers that forbid namespaces usually leave root the right to become `nobody`;
+    `dac_override` lets that one through folders such as /root on the way to the data.
     """
-    namespace = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    namespace = ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"]
     nobody = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     reach = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     # Changing the identity clears the parent-death signal, so setpriv asks for it again.
