@@ -117,8 +117,13 @@ def of(api: Api) -> Reference | None:
         (row.method, row.path_template): Cost(row.weights, row.max_units)
         for row in api.operations.all()
     }
-    made = build(api.document, f"{settings.GATEWAY_URL}/gateway/{api.slug}", costs)
+    made = build(api.document, gateway_url(api), costs)
     return replace(made, description=html(api.description)) if api.description else made
+
+
+def gateway_url(api: Api) -> str:
+    """Where calls of an API go, e.g. `https://api.example.com/gateway/holidays`."""
+    return f"{settings.GATEWAY_URL}/gateway/{api.slug}"
 
 
 def build(
@@ -126,7 +131,7 @@ def build(
 ) -> Reference:
     """The reference of a valid document: those of its operations that `costs` has.
 
-    `base_url` is where calls go, e.g. `https://api.example.com/gateway/holidays`.
+    `base_url` is where calls go.
     """
     by_tag: dict[str, list[Operation]] = {tag["name"]: [] for tag in document.get("tags", ())}
     anchors: set[str] = set()

@@ -56,6 +56,26 @@ def test_the_first_call_shows_a_parameter_and_its_answer(api):
     assert json.loads(sample.answer)["country"]
 
 
+def test_the_first_call_is_one_that_says_what_it_answers(api):
+    api.document = {
+        "info": {"title": "Plain", "version": "1"},
+        "paths": {
+            "/v1/countries": {"get": {}},
+            "/v1/next/{country}": {"get": {"deprecated": True}},
+            "/v1/today/{country}": {"get": {"responses": {"200": {"$ref": "#/answers/today"}}}},
+        },
+        "answers": {
+            "today": {"description": "Today.", "content": {"text/plain": {"example": "A holiday"}}}
+        },
+    }
+    for path in api.document["paths"]:
+        api.operations.get_or_create(method="GET", path_template=path)
+
+    sample = samples.first_call(api)
+
+    assert (sample.summary, sample.answer) == ("GET /v1/today/{country}", "A holiday")
+
+
 def test_a_pasted_command_carries_the_key(api):
     assert '"Authorization: Bearer ks_test_secret"' in samples.curl("ks_test_secret")
 
