@@ -1,7 +1,8 @@
 """Who is asking, and for which account: the door of every signed-in page.
 
 A view behind `member` finds `request.account` and starts every queryset from it, so that
-another account's row is not forbidden but not there: 404. Owns no page and no row.
+another account's row is not forbidden but not there: 404. Owns no row, and of the pages only
+the switch to another account.
 """
 
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, cast
 
 from django.contrib.auth.views import redirect_to_login
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponseBase
-from django.shortcuts import resolve_url
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect, resolve_url
 from django.utils.cache import add_never_cache_headers
+from django.views.decorators.http import require_POST
 from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
@@ -22,7 +25,8 @@ from portal.roles import REFUSAL, Capability, may
 
 P = ParamSpec("P")
 
-SESSION_KEY = "account"
+# In the session: the id of the account that was switched to.
+_CHOSEN = "account"
 
 
 class AccountRequest(HttpRequest):
@@ -31,17 +35,20 @@ class AccountRequest(HttpRequest):
     user: User
     account: Account
     membership: Membership
+    memberships: list[Membership]
     htmx: HtmxDetails
 
 
-def current_membership(user: User, chosen: str | None) -> Membership | None:
-    """The membership of the account chosen in the session, else the user's first one."""
-    found = user.memberships.select_related("account__entitlement").order_by("created_at", "id")
-    memberships = list(found)
-    for membership in memberships:
-        if str(membership.account_id) == chosen:
-            return membership
-    return memberships[0] if memberships else None
+def memberships_of(user: User) -> list[Membership]:
+    """With their accounts, the oldest first."""
+    found = user.memberships.select_related("account__entitlement")
+    return list(found.order_by("created_at", "id"))
+
+
+def current(memberships: list[Membership], session: SessionBase) -> Membership | None:
+    """The membership of the account switched to, else the oldest one."""
+    oldest = memberships[0] if memberships else None
+    return _of_account(memberships, session.get(_CHOSEN)) or oldest
 
 
 def entitlement_of(account: Account) -> Entitlement | None:
@@ -74,12 +81,14 @@ def member(
                 return redirect_to_login(
                     request.get_full_path(), login_url=resolve_url(strangers_go_to)
                 )
-            membership = current_membership(request.user, request.session.get(SESSION_KEY))
+            memberships = memberships_of(request.user)
+            membership = current(memberships, request.session)
             if membership is None:
                 raise PermissionDenied("Nobody has made you a member of an account yet.")
             if not may(membership.role, capability):
                 raise PermissionDenied(REFUSAL[capability])
             asked.membership, asked.account = membership, membership.account
+            asked.memberships = memberships
             response = view(asked, *args, **kwargs)
             add_never_cache_headers(response)
             return response
@@ -87,3 +96,18 @@ def member(
         return guarded
 
     return decorate
+
+
+@require_POST
+@member()
+def switch_account(request: AccountRequest) -> HttpResponse:
+    """Acts for another account of the same person from now on, beginning at its overview."""
+    chosen = _of_account(request.memberships, request.POST.get("account"))
+    if chosen is None:
+        raise Http404
+    request.session[_CHOSEN] = str(chosen.account_id)
+    return redirect("overview")
+
+
+def _of_account(memberships: list[Membership], account_id: str | None) -> Membership | None:
+    return next((held for held in memberships if str(held.account_id) == account_id), None)

@@ -4,7 +4,7 @@ from django.core.exceptions import PermissionDenied
 from rest_framework.request import Request
 
 from gateway.console import TryItView
-from portal.access import SESSION_KEY, current_membership
+from portal.access import current, memberships_of
 from portal.models import Account, User
 from portal.roles import REFUSAL, Capability, may
 
@@ -14,8 +14,8 @@ class TryIt(TryItView):
 
     def account_of(self, request: Request) -> Account:
         user = request.user
-        chosen = request.session.get(SESSION_KEY)
-        membership = current_membership(user, chosen) if isinstance(user, User) else None
+        held = memberships_of(user) if isinstance(user, User) else []
+        membership = current(held, request.session)
         if membership is None:
             raise PermissionDenied(REFUSAL[Capability.READ])
         if not may(membership.role, Capability.KEYS):

@@ -7,7 +7,17 @@ from django.urls import URLPattern, URLResolver, path, re_path
 from billing import webhooks
 from billing.sandbox import views as sandbox
 from gateway.views import GatewayView
-from portal import billing_pages, dashboard, docs, key_pages, pages, purchase, signup, verification
+from portal import (
+    access,
+    billing_pages,
+    dashboard,
+    docs,
+    key_pages,
+    pages,
+    purchase,
+    signup,
+    verification,
+)
 from portal.demo import mailbox
 from portal.try_it import TryIt
 
@@ -48,6 +58,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # dashboard
     path("dashboard/", dashboard.overview, name="overview"),
     path("dashboard/live/", dashboard.live_overview, name="live_overview"),
+    path("dashboard/switch/", access.switch_account, name="switch_account"),
     path("dashboard/billing/", billing_pages.billing, name="billing"),
     path("dashboard/billing/cancel/", billing_pages.billing_cancel, name="billing_cancel"),
     path("dashboard/billing/resume/", billing_pages.billing_resume, name="billing_resume"),

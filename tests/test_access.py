@@ -15,6 +15,7 @@ from keys.models import ApiKey
 from portal.models import Membership
 from portal.roles import Capability, may
 from tests.factories import make_account, make_api, make_member, make_plans, make_user
+from tests.markup import Page, faults
 
 pytestmark = pytest.mark.django_db
 
@@ -140,18 +141,55 @@ def test_an_outsider_can_t_point_the_session_at_another_account(account):
     assert account.name not in text
 
 
-def test_a_member_of_two_accounts_acts_for_the_one_chosen(account):
+def switch(client, account):
+    return client.post(reverse("switch_account"), {"account": str(account.pk)})
+
+
+def test_a_member_of_two_accounts_acts_for_the_one_switched_to(account):
     user = make_user()
-    make_account(user, name="Own things")
+    own = make_account(user, name="Own things")
     Membership.objects.create(user=user, account=account, role=Role.VIEWER)
     client = signed_in(user)
-    assert "Own things" in client.get(reverse("keys")).content.decode()
 
-    session = client.session
-    session["account"] = str(account.pk)
-    session.save()
+    first = client.get(reverse("keys"))
+    answer = switch(client, account)
+    second = client.get(reverse("keys"))
+    switch(client, own)
 
-    assert account.name in client.get(reverse("keys")).content.decode()
+    assert answer.url == reverse("overview")
+    assert first.wsgi_request.account == own
+    assert second.wsgi_request.account == account
+    assert client.get(reverse("keys")).wsgi_request.account == own
+    page = Page(second.content.decode())
+    assert page.one("option", selected="").text == account.name
+    assert faults(page.html) == []
+
+
+def test_who_has_one_account_is_shown_no_switch(account):
+    page = Page(signed_in(owner_of(account)).get(reverse("keys")).content.decode())
+
+    assert page.all("select", name="account") == []
+
+
+def test_an_outsider_gets_404_for_the_switch_to_another_account(account):
+    client = outsider()
+
+    answers = [switch(client, account), client.post(reverse("switch_account"), {"account": "x"})]
+
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert client.get(reverse("overview")).wsgi_request.account != account
+
+
+def test_a_membership_that_is_gone_leads_back_to_one_s_own_account(account):
+    user = make_user()
+    own = make_account(user, name="Own things")
+    membership = Membership.objects.create(user=user, account=account, role=Role.VIEWER)
+    client = signed_in(user)
+    switch(client, account)
+
+    membership.delete()
+
+    assert client.get(reverse("overview")).wsgi_request.account == own
 
 
 def test_somebody_without_an_account_is_told_so(redis_clean):
