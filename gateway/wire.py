@@ -8,8 +8,6 @@ Owns what an ASGI application can't see or stop: the request target exactly as i
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -61,12 +59,6 @@ class StrictHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport = cast(asyncio.Transport, _OneWrite(transport, self.loop))
-        if transport.get_extra_info("peername"):
-            # uvicorn takes an inherited descriptor (--fd) for a Unix socket, so that nobody has
-            # switched Nagle's algorithm off: it would hold each answer back for 40 ms.
-            fileno = transport.get_extra_info("socket").fileno()
-            with socket.socket(fileno=os.dup(fileno)) as duplicate:
-                duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

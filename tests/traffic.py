@@ -22,6 +22,7 @@ from keys import entitlements, issuance, records
 from keys.entitlements import MeterTerms, Terms
 from keys.models import ApiKey
 from portal.models import Account
+from portal.run import loopback
 
 NOW = datetime.now(UTC)
 
@@ -43,7 +44,7 @@ class Gateway:
 @contextmanager
 def gateway(processes: int = 1, **environment: str) -> Iterator[Gateway]:
     """Gateway processes on one inherited socket, as `make run` starts them."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener = loopback.listen(0)
     port = listener.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "gateway.asgi:application"]
     command += [f"--fd={listener.fileno()}", "--http=gateway.wire:StrictHttp", "--loop=uvloop"]
