@@ -124,7 +124,7 @@ class Link:
                     lambda: connection,
                     address.get("host", "localhost"),
                     address.get("port", 6379),
-                    ssl=_tls() if "connection_class" in address else None,
+                    ssl=ssl.create_default_context() if "connection_class" in address else None,
                 )
             try:
                 await self._introduce(connection)
@@ -233,7 +233,3 @@ class _Connection(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_exception(Lost(reason))
         self._waiting.clear()
-
-
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
