@@ -17,7 +17,7 @@ from keys import issuance, records
 from keys.models import Entitlement
 from portal import dashboard
 from portal.dashboard import Situation
-from tests.factories import make_account, make_api, make_plans, make_user
+from tests.factories import make_account, make_api, make_member, make_plans, make_user
 from tests.markup import Page, faults
 from tests.test_ledger import add, entry
 
@@ -100,8 +100,20 @@ def test_a_new_account_is_led_to_the_plans(account, browser):
     html = shown(browser)
 
     assert dashboard.situation_of(account) == Situation.NO_PLAN
-    assert Page(html).one("a", href="/buy/free/")
-    assert Page(html).one("a", href="/buy/pro/")
+    assert Page(html).one("form", action="/buy/free/")
+    assert Page(html).one("form", action="/buy/pro/")
+
+
+def test_a_member_who_may_not_buy_is_told_who_may(account):
+    viewer = Client()
+    viewer.force_login(
+        make_member(account, "viewer"), backend="django.contrib.auth.backends.ModelBackend"
+    )
+
+    html = shown(viewer)
+
+    assert "An owner, admin or billing member can buy it." in html
+    assert Page(html).all("form", action="/buy/pro/") == []
 
 
 def test_a_plan_with_an_unseen_key_offers_to_show_it(account, browser):
