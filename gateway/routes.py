@@ -12,15 +12,14 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
-import redis
 import structlog
-from django.db import transaction
 from django.db.models import F
 
 from gateway.intake import ENCODED_SLASH
 from gateway.models import Api, Routes
 from gateway.problems import Refusal
 from keys import records, sealed
+from keys.publish import arrives, on_commit
 
 log = structlog.get_logger(__name__)
 
@@ -39,14 +38,7 @@ def bump() -> None:
     """
     Routes.objects.get_or_create(pk=1)
     Routes.objects.filter(pk=1).update(version=F("version") + 1)
-    transaction.on_commit(_publish_or_log)
-
-
-def _publish_or_log() -> None:
-    try:
-        publish()
-    except redis.RedisError as error:
-        log.warning("routes.delayed", reason=str(error))
+    on_commit(publish)
 
 
 def republish() -> bool:
@@ -54,24 +46,24 @@ def republish() -> bool:
     routes, _ = Routes.objects.get_or_create(pk=1)
     if routes.published_version >= routes.version:
         return False
-    publish()
-    return True
+    return publish()
 
 
-def publish() -> None:
-    """Puts the routes of now into every partition. Raises `RedisError`."""
+def publish() -> bool:
+    """Puts the routes of now into every partition; True once all hold them. Raises `RedisError`."""
     # The version is read before the rows: they may be newer than it says, never older.
     routes, _ = Routes.objects.get_or_create(pk=1)
     apis = Api.objects.filter(enabled=True).defer("document").prefetch_related("operations")
     blob = json.dumps([_api_json(api) for api in apis], separators=(",", ":"))
     fields: dict[str, str | int] = {"version": routes.version, "blob": blob}
-    for partition in records.PARTITIONS:
-        name = records.routes_name(partition)
-        records.publish_record(records.Record(name, routes.version, fields))
+    names = map(records.routes_name, records.PARTITIONS)
+    if not all(arrives(records.Record(name, routes.version, fields)) for name in names):
+        return False
     Routes.objects.filter(pk=1, published_version__lt=routes.version).update(
         published_version=routes.version
     )
     log.info("routes.published", version=routes.version)
+    return True
 
 
 def _api_json(api: Api) -> dict[str, Any]:

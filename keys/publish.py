@@ -49,10 +49,16 @@ def on_commit(publish: Callable[[], bool]) -> Publication:
     return publication
 
 
+def arrives(record: records.Record) -> bool:
+    """Publishes a record; True once the data plane holds it. Raises `RedisError`."""
+    records.publish_record(record)
+    return records.is_held(record)
+
+
 def key(key_id: UUID, now: datetime) -> bool:
     """Publishes a key as it is now; True once the data plane holds it. Raises RedisError."""
     row = ApiKey.objects.get(pk=key_id)
-    if row.digest is not None and not _arrives(_key_record(row, row.digest, now)):
+    if row.digest is not None and not arrives(_key_record(row, row.digest, now)):
         return False
     ApiKey.objects.filter(pk=row.pk, revision=row.revision).update(published_revision=row.revision)
     return True
@@ -61,7 +67,7 @@ def key(key_id: UUID, now: datetime) -> bool:
 def entitlement(account_id: UUID, now: datetime) -> bool:
     """Publishes what an account may do; True once the data plane holds it. Raises RedisError."""
     row = Entitlement.objects.select_related("account").get(pk=account_id)
-    if not _arrives(_account_record(row, now)):
+    if not arrives(_account_record(row, now)):
         return False
     Entitlement.objects.filter(pk=row.pk, revision=row.revision).update(
         published_revision=row.revision
@@ -101,11 +107,6 @@ def everything(partition: int, now: datetime) -> int:
             pipeline.execute()
     pipeline.execute()
     return count
-
-
-def _arrives(record: records.Record) -> bool:
-    records.publish_record(record)
-    return records.is_held(record)
 
 
 def _key_record(row: ApiKey, digest: str, now: datetime) -> records.Record:
