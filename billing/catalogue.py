@@ -11,11 +11,9 @@ from datetime import datetime
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.utils import timezone
 
 from billing import money, rating
-from billing.models import PastIncluded, Plan, PlanMeter, PlanVersion
-from gateway.models import Meter
+from billing.models import PastIncluded, Plan, PlanVersion
 
 CALLS = "calls"
 
@@ -113,80 +111,3 @@ def _price(version: PlanVersion | None) -> str:
     if version is None:
         return "Custom"
     return money.text(version.base_price_minor, version.currency, short=True)
-
-
-@dataclass(frozen=True)
-class _DemoPlan:
-    slug: str
-    name: str
-    tagline: str
-    kind: str
-    highlights: tuple[str, ...]
-    base_price_minor: int = 0
-    included_calls: int = 0
-    rate_per_second: int = 0
-    price_per_1000: str = ""
-    key_limit: int = 10
-    recommended: bool = False
-
-
-_DEMO_PLANS = (
-    _DemoPlan(
-        "free", "Free", "To try it out", Plan.Kind.FREE, ("Test keys",),
-        included_calls=500, rate_per_second=5, key_limit=3,
-    ),
-    _DemoPlan(
-        "basic", "Basic", "For a product with users", Plan.Kind.PAID,
-        ("Test keys, key rotation with overlap",),
-        base_price_minor=50_00, included_calls=10_000, rate_per_second=20, price_per_1000="6.00",
-    ),
-    _DemoPlan(
-        "pro", "Pro", "For a business that relies on it", Plan.Kind.PAID,
-        ("Room for a whole team’s keys",),
-        base_price_minor=200_00, included_calls=100_000, rate_per_second=100,
-        price_per_1000="2.00", key_limit=50, recommended=True,
-    ),
-    _DemoPlan(
-        "enterprise", "Enterprise", "Your terms", Plan.Kind.ENTERPRISE,
-        ("Own limits and prices", "Service level in writing", "Invoice, dedicated support"),
-    ),
-)  # fmt: skip
-
-
-def seed_demo_plans() -> None:
-    """The demo's price list, once: plans that exist already are left alone."""
-    calls, _ = Meter.objects.get_or_create(name=CALLS, defaults={"label": "calls"})
-    for position, demo in enumerate(_DEMO_PLANS):
-        plan, new = Plan.objects.get_or_create(
-            slug=demo.slug,
-            defaults={
-                "name": demo.name,
-                "tagline": demo.tagline,
-                "kind": demo.kind,
-                "highlights": list(demo.highlights),
-                "recommended": demo.recommended,
-                "position": position,
-            },
-        )
-        if new and demo.kind != Plan.Kind.ENTERPRISE:
-            _seed_version(plan, demo, calls)
-
-
-def _seed_version(plan: Plan, demo: _DemoPlan, calls: Meter) -> None:
-    version = PlanVersion.objects.create(
-        plan=plan,
-        number=1,
-        base_price_minor=demo.base_price_minor,
-        rate_per_second=demo.rate_per_second,
-        burst=demo.rate_per_second,
-        key_limit=demo.key_limit,
-    )
-    tier = {"up_to": None, "price": demo.price_per_1000, "per": 1000}
-    PlanMeter.objects.create(
-        version=version,
-        meter=calls,
-        included_units=demo.included_calls,
-        past_included=PastIncluded.BILL if demo.price_per_1000 else PastIncluded.REFUSE,
-        tiers=[tier] if demo.price_per_1000 else [],
-    )
-    publish(version, timezone.now())

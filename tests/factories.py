@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import count
 
-from billing import catalogue
+from django.utils import timezone
+
 from billing.models import PlanVersion
 from gateway.models import Api, Meter, Operation
+from portal.demo import prices
 from portal.models import Account, Membership, User
 
 _serial = count(1)
@@ -33,7 +35,7 @@ def make_member(account: Account, role: str) -> User:
 
 def make_plans() -> dict[str, PlanVersion]:
     """The demo's price list: the published version of each plan by slug."""
-    catalogue.seed_demo_plans()
+    prices.seed(timezone.now())
     versions = PlanVersion.objects.filter(published_at__isnull=False).select_related("plan")
     return {version.plan.slug: version for version in versions}
 

@@ -28,6 +28,7 @@ from gateway.models import Api
 from keys import issuance, tokens
 from keys.models import ApiKey
 from portal import samples
+from portal.demo import prices
 from portal.models import Account, Membership, User
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ def everything(data_dir: Path, api: Api, *, staff_password: str, now: datetime) 
     """
     path = data_dir / "demo.json"
     known = read(path)
-    price_list.seed_demo_plans()
+    prices.seed(now)
     staff(known, staff_password)
     account, buyer, buyer_password = customer(known)
     subscribe(account, buyer, now)
