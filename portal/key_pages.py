@@ -124,8 +124,8 @@ def key_create(request: AccountRequest) -> HttpResponse:
     wanted = {"mode": request.GET.get("mode", ApiKey.Mode.LIVE)}  # the docs ask for a test key
     form = CreateKey(request.POST if request.method == "POST" else None, initial=wanted)
     if form.is_valid():
-        if not once.spend(request.POST.get("once", ""), request.user, "create"):
-            return _already_sent(request)
+        if (refusal := _spend(request, "create")) is not None:
+            return refusal
         try:
             key, secret = issuance.create(
                 request.account,
@@ -187,8 +187,8 @@ def key_rotate(request: AccountRequest, key_id: UUID) -> HttpResponse:
     act = f"rotate {key.pk}"
     form = RotateKey(request.POST if request.method == "POST" else None)
     if form.is_valid():
-        if not once.spend(request.POST.get("once", ""), request.user, act):
-            return _already_sent(request)
+        if (refusal := _spend(request, act)) is not None:
+            return refusal
         overlap, _ = OVERLAPS[form.cleaned_data["overlap"]]
         try:
             successor, secret = issuance.rotate(
@@ -266,5 +266,12 @@ def show_secret(
     )
 
 
-def _already_sent(request: AccountRequest) -> HttpResponse:
-    return render(request, "keys/already_sent.html", {"nav": "keys"})
+def _spend(request: AccountRequest, act: str) -> HttpResponse | None:
+    """Spends the form's token; the page that says why nothing is made, if nothing may be."""
+    context = {"nav": "keys"}
+    try:
+        if once.spend(request.POST.get("once", ""), request.user, act):
+            return None
+    except once.NotChecked:
+        return render(request, "keys/not_checked.html", context, status=503)
+    return render(request, "keys/already_sent.html", context)

@@ -4,7 +4,7 @@ import re
 from datetime import timedelta
 
 import pytest
-from django.test import Client
+from django.test import Client, override_settings
 from django.urls import reverse
 from django.utils import timezone
 
@@ -96,6 +96,22 @@ def test_a_reloaded_creation_makes_no_second_key_and_shows_nothing(browser, cust
     assert secrets_in(first)
     assert not secrets_in(second)
     assert customer.account.keys.filter(name="Laptop").count() == 1
+
+
+def test_with_redis_away_nothing_is_made_and_the_same_form_works_later(browser, customer, settings):
+    form = form_of(browser, reverse("key_create"), name="Laptop", mode="live")
+    with override_settings(
+        CACHES={"default": {**settings.CACHES["default"], "LOCATION": "redis://127.0.0.1:1/0"}}
+    ):
+        refused = browser.post(reverse("key_create"), form)
+        made = customer.account.keys.filter(name="Laptop").count()
+
+    later = browser.post(reverse("key_create"), form)
+
+    assert (refused.status_code, made) == (503, 0)
+    assert "could not be checked now" in refused.content.decode()
+    assert faults(refused.content.decode()) == []
+    assert secrets_in(later)
 
 
 def test_a_form_of_another_member_makes_nothing(browser, customer):
