@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from auditlog.registry import auditlog
-from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin import TabularInline
 from django.db import transaction
@@ -27,6 +26,7 @@ from gateway.models import (
     UsageRollup,
 )
 from gateway.problems import PROBLEMS
+from portal.models import Account
 from portal.staff.api_forms import ApiForm, OperationForm, OperationFormSet
 from portal.staff.desk import CappedPaginator, Desk, Facts, tag
 
@@ -221,8 +221,7 @@ class OfAccounts(Facts[Row]):
     """Rows that know their account by id only, so that they outlive it; shown by its name."""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Row]:
-        accounts = apps.get_model("portal", "Account")._default_manager
-        names = accounts.filter(pk=OuterRef("account_id")).values("name")[:1]
+        names = Account.objects.filter(pk=OuterRef("account_id")).values("name")[:1]
         rows = super().get_queryset(request)
         return rows.annotate(account_name=Subquery(names))  # type: ignore[return-value]
 

@@ -1,7 +1,7 @@
 """The admin under the seller's name, arranged by what staff do instead of by app.
 
 Owns the index, the addresses of the pages that no model has (analytics, ledger, import), and
-what waits for staff. The models' own pages stand in each app's `admin.py`.
+what waits for staff. The models' own pages stand in the modules beside this one.
 """
 
 from __future__ import annotations
