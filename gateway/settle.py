@@ -24,6 +24,8 @@ SCRIPT = Script("settle.lua")
 BY_SHA = (b"EVALSHA", SCRIPT.sha)
 IN_FULL = (b"EVAL", SCRIPT.text)
 RETRY_SECONDS = 1.0
+VOID_AGAIN_SECONDS = 2.0
+"""A Redis that was paused may read the void before the admission it is for, but not by so much."""
 MAX_REPORTED = 8
 MAX_UNITS = 10**12
 CLIENT_CLOSED = 499
@@ -73,6 +75,7 @@ class Settler:
     def __init__(self, link: Link):
         self._link = link
         self._unconfirmed: dict[str, tuple[str | bytes | int, ...]] = {}
+        self._doubtful: set[str] = set()
         self._retry: asyncio.TimerHandle | None = None
         link.on_connect = self._send_all
 
@@ -97,11 +100,17 @@ class Settler:
             f'"in":{outcome.request_bytes},"out":{outcome.response_bytes}}}'
         )
         charged = kept if outcome.is_charged else {}
-        self._submit(event_id, partition, end, corrections(operation.units, charged))
+        corrected = corrections(operation.units, charged)
+        self._submit(event_id, arguments(event_id, partition, end, corrected))
 
     def void(self, event_id: str, partition: int, operation: Operation) -> None:
-        """Closes, unbilled, a call that may have been admitted without our hearing of it."""
-        self._submit(event_id, partition, abandoned(503), corrections(operation.units, {}))
+        """Closes, unbilled, a call that may have been admitted without our hearing of it.
+
+        Asks once more if there is nothing to close: the admission may still be on its way.
+        """
+        corrected = corrections(operation.units, {})
+        self._doubtful.add(event_id)
+        self._submit(event_id, arguments(event_id, partition, abandoned(503), corrected))
 
     async def finish(self, timeout_seconds: float) -> None:
         """Waits until all is confirmed, for so long; what is left the sweep will abandon."""
@@ -113,10 +122,8 @@ class Settler:
         if self._retry is not None:
             self._retry.cancel()
 
-    def _submit(
-        self, event_id: str, partition: int, end: str, corrected: tuple[str | int, ...]
-    ) -> None:
-        self._unconfirmed[event_id] = arguments(event_id, partition, end, corrected)
+    def _submit(self, event_id: str, command: tuple[str | bytes | int, ...]) -> None:
+        self._unconfirmed[event_id] = command
         self._send(event_id)
 
     def _send(self, event_id: str, script: tuple[bytes, str | bytes] = BY_SHA) -> None:
@@ -129,7 +136,12 @@ class Settler:
     def _confirm(self, event_id: str, done: asyncio.Future[Any]) -> None:
         error = done.exception()
         if error is None:
-            self._unconfirmed.pop(event_id, None)
+            command = self._unconfirmed.pop(event_id, None)
+            if command is not None and event_id in self._doubtful:
+                self._doubtful.remove(event_id)
+                if done.result() == 0:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(VOID_AGAIN_SECONDS, self._submit, event_id, command)
         elif str(error).startswith("NOSCRIPT"):
             self._send(event_id, IN_FULL)
         elif not isinstance(error, Unavailable):

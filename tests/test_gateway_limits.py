@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from gateway import admit, entries, sweep
+from gateway import admit, entries, settle, sweep
+from gateway.link import Link
+from gateway.routes import Operation
+from gateway.settle import Settler
 from keys import records
 from keys.entitlements import MeterTerms
 from portal.run.embedded import Valkey
@@ -303,6 +307,38 @@ def test_scripts_that_redis_forgot_are_loaded_again(door, backend, redis_clean):
     assert len(traffic.entries()) == 3
 
 
+def test_a_void_that_came_before_its_admission_is_repeated(redis_clean, backend, settings):
+    put_on_sale(backend.url)
+    customer = make_customer()
+
+    async def void_then_admit() -> None:
+        connection = Link(settings.REDIS_URL, 2.0)
+        settler = Settler(connection)
+        await connection.start()
+        settler.void("event", 0, Operation("other", {}, {}))
+        await settler.finish(2.0)
+        assert admit_by_hand(redis_clean, customer) == b""
+        assert traffic.used(customer) == 1
+        await asyncio.sleep(settle.VOID_AGAIN_SECONDS + 0.5)
+        await settler.finish(2.0)
+        await connection.close()
+
+    asyncio.run(void_then_admit())
+
+    (entry,) = traffic.entries()
+    assert (entry["id"], entry["outcome"], entry["status"]) == ("event", "abandoned", 503)
+    assert traffic.used(customer) == 0
+
+
+def admit_by_hand(redis_clean, customer: Customer, most_entries: int = 1000) -> bytes:
+    """What the admitting script says of a call to no operation, as the event "event"."""
+    script = redis_clean.register_script(admit.SCRIPT.text)
+    version = redis_clean.hget(records.routes_name(0), "version")
+    key = records.key_name(0, customer.key.digest)
+    said = [records.tag(0), "event", version, "demo", "other", 1000, most_entries, "", 0, "{}"]
+    return bytes(script(keys=[key], args=[*said, "calls", 1])[0])
+
+
 def test_a_full_stream_admits_nothing_more(redis_clean, backend):
     put_on_sale(backend.url)
     customer = make_customer()
@@ -311,16 +347,9 @@ def test_a_full_stream_admits_nothing_more(redis_clean, backend):
     for _ in range(1000):
         pipeline.xadd(stream, {"x": 1})
     pipeline.execute()
-    script = redis_clean.register_script(admit.SCRIPT.text)
-    version = redis_clean.hget(records.routes_name(0), "version")
-    key = records.key_name(0, customer.key.digest)
 
-    def admitted(most: int) -> bytes:
-        said = [records.tag(0), "event", version, "demo", "other", 1000, most, "", 0, "{}"]
-        return bytes(script(keys=[key], args=[*said, "calls", 1])[0])
-
-    assert admitted(1000) == b"unavailable"
-    assert admitted(1001) == b""
+    assert admit_by_hand(redis_clean, customer, 1000) == b"unavailable"
+    assert admit_by_hand(redis_clean, customer, 1001) == b""
 
 
 class OwnRedis:
