@@ -1,16 +1,26 @@
 """The HTTP/1.1 server protocol of the gateway: uvicorn's on httptools, closer to the wire.
 
 Owns what an ASGI application can't see or stop: the request target exactly as it was sent
-(`scope["keystile.target"]`), trailers kept out of the headers, a limit on the head. Chosen by
-`uvicorn --http gateway.wire:StrictHttp`; the gateway also runs without it, a little less exact.
+(`scope["keystile.target"]`), trailers kept out of the headers, a limit on the head, no chunks for
+HTTP/1.0. Chosen by `uvicorn --http gateway.wire:StrictHttp`; the gateway also runs without it, a
+little less exact.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+if TYPE_CHECKING:
+    from uvicorn._types import (
+        ASGI3Application,
+        ASGIReceiveCallable,
+        ASGISendCallable,
+        ASGISendEvent,
+        Scope,
+    )
 
 MAX_HEAD_BYTES = 64 * 1024
 FLUSH_BYTES = 64 * 1024
@@ -52,6 +62,32 @@ class _OneWrite:
             self._bytes = 0
 
 
+def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """The application for an HTTP/1.0 client, who knows no chunks.
+
+    What has no length ends with the connection (RFC 9112 §6.3), which uvicorn closes.
+    """
+
+    async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        has_length = True
+
+        async def send_plain(message: ASGISendEvent) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                names = (name.lower() for name, _ in message.get("headers", ()))
+                has_length = b"content-length" in names
+                if not has_length:
+                    cycle.chunked_encoding = False
+            elif message["type"] == "http.response.body" and not has_length:
+                # uvicorn counts down to what was promised: each part keeps its own promise.
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_plain)
+
+    return answer
+
+
 class StrictHttp(HttpToolsProtocol):
     _in_head = False
     _head_bytes = 0
@@ -79,6 +115,11 @@ class StrictHttp(HttpToolsProtocol):
         super().on_headers_complete()
         # The scope keeps its list; a trailer of the body lands in this one and is dropped.
         self.headers = []
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = _without_chunks(app, cycle)
+        super()._start_asgi_task(cycle, app)
 
     def _should_upgrade_to_ws(self) -> bool:
         return False  # an Upgrade reaches the application, which refuses it

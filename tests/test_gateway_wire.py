@@ -226,6 +226,27 @@ def test_a_body_that_ends_with_its_connection_is_whole(door, customer):
     assert (answer.status, answer.body, answer.complete) == (200, b"all of it", True)
 
 
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("until_close", b"all of it"),
+        ("down?n=200000&chunked", b"x" * 200_000),
+        ("down?n=200000", b"x" * 200_000),
+        ("status/204", b""),
+    ],
+)
+def test_an_http_1_0_client_gets_no_chunks(door, customer, target, body):
+    request = traffic.request_bytes("GET", f"/gateway/demo/{target}", customer.bearer)
+    with connect(door) as client:
+        client.sendall(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = client.makefile("rb").read()
+
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert rest == body
+
+
 # ------------------------------------------------------------------ connections
 
 
