@@ -114,6 +114,7 @@ def apply(account: Account, checkout_id: UUID, fetched: Fetched, now: datetime) 
     if row.state != State.OPEN or fetched.ticket <= row.applied_ticket:
         return
     state = fetched.state
+    was_on_its_way = row.payment_pending
     row.applied_ticket, row.synced_at = fetched.ticket, now
     row.payment_pending = state.status == "pending"
     row.error = state.error[:200]
@@ -123,6 +124,16 @@ def apply(account: Account, checkout_id: UUID, fetched: Fetched, now: datetime) 
         bought = subscriptions.Fetched(fetched.ticket, state.subscription)
         row.state = _paid(account, row, bought, now)
     row.save(update_fields=["state", "payment_pending", "error", "applied_ticket", "synced_at"])
+    if row.state == State.FAILED and was_on_its_way:
+        # The buyer was told not to wait for it.
+        history.record(
+            BillingEvent.Kind.PURCHASE_FAILED,
+            account.pk,
+            now,
+            refused_plan=row.version.plan.name,
+            refused_slug=row.version.plan.slug,
+            reason=row.error,
+        )
     if row.state != State.OPEN:
         log.info(f"checkout.{row.state}", checkout=str(row.pk), account=str(account.pk))
 

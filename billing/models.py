@@ -397,6 +397,7 @@ class BillingEvent(models.Model):
         PAYMENT_FAILED = "payment_failed", "payment failed"
         PAYMENT_RECOVERED = "payment_recovered", "payment recovered"
         ENDED = "ended", "subscription ended"
+        PURCHASE_FAILED = "purchase_failed", "delayed payment of a purchase failed"
         DUPLICATE_REFUNDED = "duplicate_refunded", "second purchase refunded"
         CONTRACT_CHANGED = "contract_changed", "contract changed"
 

@@ -162,7 +162,11 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
         "notices": {
             "notices": [
                 *notices.of_account(entitlement, has.subscription, now),
-                *(notice for quota in found for notice in notices.of_quota(quota)),
+                *(
+                    notice
+                    for quota in found
+                    for notice in notices.of_quota(quota, own_terms=has.contract is not None)
+                ),
             ]
         },
         "stats": {

@@ -70,19 +70,27 @@ def of_account(
     return notices
 
 
-def of_quota(quota: Quota) -> list[Notice]:
-    """A quota that is used up, or will be before the period ends."""
+def of_quota(quota: Quota, *, own_terms: bool = False) -> list[Notice]:
+    """A quota that is used up, or will be before the period ends.
+
+    Who has a contract finds no more on the price list, and is asked to write.
+    """
+    more = (
+        (reverse("enterprise"), "Write to us")
+        if own_terms
+        else (reverse("pricing"), "Compare plans")
+    )
     used = f"{quota.used:,} of {quota.included:,} {quota.meter} used."
     if not quota.left:
         if quota.refuses_past_included:
             text = f"Further calls are refused until {day(quota.period_end)}."
-            return [Notice("bad", used, text, reverse("pricing"), "Compare plans")]
+            return [Notice("bad", used, text, *more)]
         return [Notice("", used, "Further ones are billed at your plan’s price.")]
     if quota.used_up_at is not None:
         reach = "reach the limit" if quota.refuses_past_included else "pass what is included"
         text = f"At this pace you {reach} on {day(quota.used_up_at)}."
         tone = "warn" if quota.refuses_past_included else ""
-        return [Notice(tone, used, text, reverse("pricing"), "Compare plans")]
+        return [Notice(tone, used, text, *more)]
     if quota.tone:
         text = f"At this pace they last until {day(quota.period_end)}."
         return [Notice("", used, text)]

@@ -78,9 +78,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("webhooks/<slug:provider>/", webhooks.receive),
     # docs
     path("docs/", docs.quickstart, name="docs"),
-    path("docs/authentication", docs.authentication, name="docs_authentication"),
-    path("docs/limits", docs.limits, name="docs_limits"),
-    path("docs/errors", docs.errors, name="docs_errors"),
+    re_path(r"^docs/authentication/?$", docs.authentication, name="docs_authentication"),
+    re_path(r"^docs/limits/?$", docs.limits, name="docs_limits"),
+    re_path(r"^docs/errors/?$", docs.errors, name="docs_errors"),
     path("docs/api/<slug:slug>/", docs.api, name="docs_api"),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
     re_path(r"^gateway/", GatewayView.as_view(), name="gateway"),

@@ -178,16 +178,18 @@ def test_a_delayed_payment_starts_nothing_until_it_arrives(shop):
     assert_one_basic(account)
 
 
-def test_a_delayed_payment_that_fails_ends_the_checkout(shop):
+def test_a_delayed_payment_that_fails_ends_the_checkout_and_is_told(shop):
     account = make_account()
     row = shop.start(account)
 
     shop.pay(row, "late-decline")
+    checkout.sync(row.pk, timezone.now())
     orders.advance(timezone.now() + timedelta(seconds=21))
     checkout.sync(row.pk, timezone.now())
 
     row.refresh_from_db()
     assert (row.state, row.error) == (State.FAILED, "Your card was declined.")
+    assert account.billing_events.get().kind == BillingEvent.Kind.PURCHASE_FAILED
     assert account.subscriptions.count() == 0
     assert account.keys.count() == 0
 

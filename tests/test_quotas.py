@@ -112,3 +112,10 @@ def test_suspension_and_the_end_are_said():
         "This account is suspended.",
         "Pro has ended.",
     ]
+
+
+def test_who_has_own_terms_is_asked_to_write_when_they_are_used_up():
+    (on_a_plan,) = notices.of_quota(quota(1000, refuses=True))
+    (own,) = notices.of_quota(quota(1000, refuses=True), own_terms=True)
+
+    assert (on_a_plan.href, own.href) == ("/pricing", "/enterprise/")
