@@ -113,7 +113,9 @@ def key_list(request: AccountRequest) -> HttpResponse:
     poll_url = f"{reverse('keys')}?"
     if request.htmx:
         return live.answer(request, parts, poll_url)
-    context |= {"apis": on_sale()}
+    context["apis"] = apis = list(on_sale())
+    if apis and (sample := samples.first_call(apis[0])):
+        context |= {"sample": sample, "try_url": reverse("try_it", args=[apis[0].slug])}
     return render(request, "keys/list.html", context | live.context(parts, poll_url))
 
 

@@ -16,15 +16,14 @@ KEY_VARIABLE = "$KEYSTILE_KEY"
 
 @dataclass(frozen=True)
 class Sample:
-    """One call of an API: what it does, its programs, and the document's answer or nothing."""
+    """One call of an API, and its document's answer or nothing."""
 
-    summary: str
-    programs: tuple[reference.Sample, ...]
+    operation: reference.Operation
     answer: str
 
     @property
     def curl(self) -> str:
-        return self.programs[0].text
+        return self.operation.samples[0].text
 
 
 def first_call(api: Api) -> Sample | None:
@@ -54,7 +53,7 @@ def first_call(api: Api) -> Sample | None:
     cost = {("GET", min(items, key=rank)): reference.Cost({}, {})}
     shown = reference.build(api.document, reference.gateway_url(api), cost)
     operation = shown.groups[0].operations[0]
-    return Sample(operation.summary, operation.samples, _answer(operation))
+    return Sample(operation, _answer(operation))
 
 
 def curl(key: str = KEY_VARIABLE, api: Api | None = None) -> str:

@@ -73,7 +73,7 @@ def test_the_first_call_is_one_that_says_what_it_answers(api):
 
     sample = samples.first_call(api)
 
-    assert (sample.summary, sample.answer) == ("GET /v1/today/{country}", "A holiday")
+    assert (sample.operation.summary, sample.answer) == ("GET /v1/today/{country}", "A holiday")
 
 
 def test_a_pasted_command_carries_the_key(api):

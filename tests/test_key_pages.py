@@ -10,8 +10,9 @@ from django.utils import timezone
 
 from keys import issuance, publish, records, tokens
 from keys.models import ApiKey, KeyEvent
+from portal.demo import seed
 from portal.key_pages import duration_in_words, rows_of
-from tests.factories import make_account, make_api
+from tests.factories import make_account, make_api, make_member
 from tests.markup import Page, faults
 from tests.test_publish import redis_away
 from tests.traffic import Customer, entitle, make_key, terms
@@ -312,3 +313,16 @@ def test_a_row_says_what_a_key_is_good_for():
 )
 def test_durations_are_short_and_rounded_down(duration, words):
     assert duration_in_words(duration) == words
+
+
+def test_a_call_can_be_tried_from_the_keys_page_by_whoever_may_use_keys(browser, customer):
+    seed.holidays("http://127.0.0.1:9", "secret")
+    viewer = Client()
+    viewer.force_login(
+        make_member(customer.account, "viewer"), "django.contrib.auth.backends.ModelBackend"
+    )
+
+    asked, watched = browser.get("/dashboard/keys/"), viewer.get("/dashboard/keys/")
+
+    assert 'action="/try/holidays/"' in asked.content.decode()
+    assert "/try/" not in watched.content.decode()
