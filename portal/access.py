@@ -65,8 +65,9 @@ def member(
 ]:
     """Lets members with `capability` in; nothing behind it is ever stored by a browser.
 
-    Who isn't signed in goes to the page named `strangers_go_to` and comes back; a member
-    whose role doesn't suffice gets a 403 page with a sentence (`roles.REFUSAL`).
+    Who isn't signed in goes to the page named `strangers_go_to` and comes back, staff without an
+    account go to the admin; a member whose role doesn't suffice gets a 403 page with a sentence
+    (`roles.REFUSAL`).
     """
 
     def decorate(
@@ -83,6 +84,8 @@ def member(
                 )
             memberships = memberships_of(request.user)
             membership = current(memberships, request.session)
+            if membership is None and request.user.is_staff:
+                return redirect("admin:index")
             if membership is None:
                 raise PermissionDenied("Nobody has made you a member of an account yet.")
             if not may(membership.role, capability):

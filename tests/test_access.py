@@ -12,7 +12,7 @@ from billing import catalogue, subscriptions
 from billing.models import Checkout
 from keys import issuance
 from keys.models import ApiKey
-from portal.models import Membership
+from portal.models import Membership, User
 from portal.roles import Capability, may
 from tests.factories import make_account, make_api, make_member, make_plans, make_user
 from tests.markup import Page, faults
@@ -271,3 +271,11 @@ def test_a_refusal_is_one_line_in_the_log(account, caplog):
     (said,) = [record for record in caplog.records if record.name == "django.request"]
     assert "key" in said.getMessage()
     assert said.exc_info is None
+
+
+def test_staff_without_an_account_are_sent_to_the_admin(client):
+    client.force_login(User.objects.create_superuser("staff@example.com", "a long enough one"))
+
+    answer = client.get("/dashboard/")
+
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/")
