@@ -177,7 +177,7 @@ MAILBOX = DEMO and ON_LOOPBACK and not EMAIL_URL
 if EMAIL_URL:
     vars().update(env.email_url("EMAIL_URL"))
 elif DEMO:
-    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+    EMAIL_BACKEND = "portal.demo.mail_files.EmailBackend"
     EMAIL_FILE_PATH = str(DATA_DIR / "mail")
 else:
     raise ImproperlyConfigured("EMAIL_URL is not set, for example smtp+tls://user:pw@host:587.")

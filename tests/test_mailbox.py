@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def folder(settings, tmp_path):
     settings.MAILBOX = True
-    settings.EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+    settings.EMAIL_BACKEND = "portal.demo.mail_files.EmailBackend"
     settings.EMAIL_FILE_PATH = str(tmp_path)
     return tmp_path
 

@@ -21,7 +21,7 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-# What django.core.mail.backends.filebased writes after each mail.
+# What Django’s file backend writes after each mail.
 SEPARATOR = b"\n" + b"-" * 79 + b"\n"
 NAME = re.compile(r"\d{8}-\d{6}-\d+\.log")
 PER_PAGE = 30
