@@ -4,6 +4,9 @@ Every change is billing's own function, asked for by a member who may; this modu
 asks first. Shows no invoices yet.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
 from django import forms
 from django.contrib import messages
@@ -32,6 +35,18 @@ DISAGREES = (
     "The payment provider’s answer does not fit what is known here, so this page is unchanged. "
     "A member of our staff must look into it: please write to us."
 )
+
+
+@contextmanager
+def _trouble_told(request: AccountRequest) -> Iterator[None]:
+    """Around what asks the payment provider: its trouble becomes a message to the member."""
+    try:
+        yield
+    except ProviderUnavailable:
+        messages.error(request, NOT_NOW)
+    except subscriptions.IllegalMove:
+        log.exception("billing.disagrees", account=str(request.account.pk))
+        messages.error(request, DISAGREES)
 
 
 class Cancel(forms.Form):
@@ -92,22 +107,19 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
     form = Cancel(request.POST if request.method == "POST" else None)
     if form.is_valid():
         at_period_end = form.cleaned_data["when"] == "period_end"
+        name = subscription.version.plan.name
+        if at_period_end:
+            ended = f"{name} is cancelled for the end of its period."
+        else:
+            ended = f"{name} has ended."
         try:
-            subscriptions.cancel(request.account, at_period_end=at_period_end, now=timezone.now())
+            with _trouble_told(request):
+                subscriptions.cancel(
+                    request.account, at_period_end=at_period_end, now=timezone.now()
+                )
+                messages.success(request, ended)
         except subscriptions.NoSubscription:
             messages.info(request, "The plan has ended meanwhile.")
-        except ProviderUnavailable:
-            messages.error(request, NOT_NOW)
-        except subscriptions.IllegalMove:
-            log.exception("billing.disagrees", account=str(request.account.pk))
-            messages.error(request, DISAGREES)
-        else:
-            name = subscription.version.plan.name
-            if at_period_end:
-                ended = f"{name} is cancelled for the end of its period."
-            else:
-                ended = f"{name} has ended."
-            messages.success(request, ended)
         return redirect("billing")
     keys = issuance.keys_of(request.account)
     return render(
@@ -128,16 +140,11 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
 def billing_resume(request: AccountRequest) -> HttpResponse:
     """Takes a planned cancellation back."""
     try:
-        subscriptions.resume(request.account, timezone.now())
+        with _trouble_told(request):
+            subscriptions.resume(request.account, timezone.now())
+            messages.success(request, "The plan goes on; the cancellation is withdrawn.")
     except subscriptions.NoSubscription:
         messages.error(request, "The plan has ended meanwhile. Choose one to go on.")
-    except ProviderUnavailable:
-        messages.error(request, NOT_NOW)
-    except subscriptions.IllegalMove:
-        log.exception("billing.disagrees", account=str(request.account.pk))
-        messages.error(request, DISAGREES)
-    else:
-        messages.success(request, "The plan goes on; the cancellation is withdrawn.")
     return redirect("billing")
 
 
