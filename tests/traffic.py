@@ -47,7 +47,7 @@ def gateway(processes: int = 1, **environment: str) -> Iterator[Gateway]:
     listener = loopback.listen(0)
     port = listener.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "gateway.asgi:application"]
-    command += [f"--fd={listener.fileno()}", "--http=gateway.wire:StrictHttp", "--loop=uvloop"]
+    command += [f"--fd={listener.fileno()}", "--http=gateway.wire:Server", "--loop=uvloop"]
     command += ["--ws=none", "--no-access-log", "--no-server-header", "--no-date-header"]
     command += ["--no-proxy-headers", "--log-level=warning", "--timeout-graceful-shutdown=2"]
     started = [

@@ -226,7 +226,7 @@ class Supervisor:
     def _web(self, role: str, application: str, listening: socket.socket) -> Child:
         """A uvicorn process on an inherited socket: a new one answers what the old one left."""
         command = [sys.executable, "-m", "uvicorn", application, f"--fd={listening.fileno()}"]
-        command += ["--http=gateway.wire:StrictHttp", "--loop=uvloop", "--ws=none"]
+        command += ["--http=gateway.wire:Server", "--loop=uvloop", "--ws=none"]
         command += [f"--backlog={loopback.BACKLOG}"]
         command += ["--no-access-log", "--no-server-header", "--no-date-header"]
         # The peer is the client: nothing in front of us may speak for it.
