@@ -8,6 +8,9 @@ from django.db import models
 
 from keys.identifiers import new_id
 
+EMPTY = models.Value([], models.JSONField())
+"""Rows that a process of the version before inserts have this list, too."""
+
 
 class Entitlement(models.Model):
     """What an account may do at the gateway: the terms of billing, compiled to integers.
@@ -107,6 +110,42 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    allowed_networks = models.JSONField(
+        default=list,
+        db_default=EMPTY,
+        blank=True,
+        help_text="CIDR strings that calls may come from, IPv4 or IPv6; empty: anywhere.",
+    )
+    allowed_referrers = models.JSONField(
+        default=list,
+        db_default=EMPTY,
+        blank=True,
+        help_text="Sites whose pages may call: example.com, *.example.com, https://a.example:8443.",
+    )
+    allowed_operations = models.JSONField(
+        default=list,
+        db_default=EMPTY,
+        blank=True,
+        help_text="Operations behind their API's slug: holidays GET /v1/holidays/{country}.",
+    )
+    read_only = models.BooleanField(
+        default=False, db_default=False, help_text="Only GET, HEAD and OPTIONS."
+    )
+    rate_per_second = models.DecimalField(
+        max_digits=9,
+        decimal_places=3,
+        null=True,
+        blank=True,
+        help_text="The key's own, below the account's; empty: the account's alone.",
+    )
+    burst = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Calls at once at most; empty: as many as come in a second, at least one.",
+    )
+    monthly_quota = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Calls in the account's billing period at most."
+    )
     revision = models.BigIntegerField(default=1)
     published_revision = models.BigIntegerField(default=0)
 
@@ -119,6 +158,14 @@ class ApiKey(models.Model):
                 condition=models.Q(state="unclaimed", digest__isnull=True)
                 | models.Q(state="active", digest__isnull=False)
                 | models.Q(state="revoked"),
+            ),
+            models.CheckConstraint(
+                name="apikey_rate_is_positive",
+                condition=models.Q(rate_per_second__isnull=True) | models.Q(rate_per_second__gt=0),
+            ),
+            models.CheckConstraint(
+                name="apikey_burst_is_positive",
+                condition=models.Q(burst__isnull=True) | models.Q(burst__gt=0),
             ),
             models.UniqueConstraint(
                 name="apikey_one_first_per_account",
