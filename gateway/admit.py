@@ -8,7 +8,6 @@ that tell a client its limits. A refused call is a value; Redis being away is on
 from __future__ import annotations
 
 import asyncio
-import math
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import structlog
 from gateway.intake import Call
 from gateway.link import Down, Link, Lost, Script
 from gateway.problems import Headers, Refusal
+from gateway.restrictions import Remembered, Restrictions
 from gateway.routes import ApiRoutes, Operation, Table
 from gateway.settle import Settler
 from keys import records
@@ -29,7 +29,8 @@ MAX_STREAM_ENTRIES = 1_000_000
 """Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted."""
 DEADLINE_SLACK_MS = 60_000
 """How long after all timeouts of its API a call is taken for abandoned."""
-RELOADS = 3
+ATTEMPTS = 4
+"""An admission may find newer routes and newer restrictions, and both once more."""
 
 UNAVAILABLE = Refusal("limits_unavailable", wait_s=1)
 UNKNOWN_KEY = Refusal("unknown_key")
@@ -52,12 +53,13 @@ class Admission(NamedTuple):
 
 
 class Gate:
-    """Admits calls of one process. Holds its table of routes."""
+    """Admits calls of one process. Holds its table of routes, and restrictions it met."""
 
     def __init__(self, link: Link, settler: Settler):
         self._link = link
         self._settler = settler
         self._reloading: asyncio.Task[None] | None = None
+        self._restrictions = Remembered()
         self.table = Table("", b"[]")
 
     async def admit(self, call: Call, event_id: str) -> Admission | Refusal:
@@ -68,9 +70,14 @@ class Gate:
         if call.partition not in records.PARTITIONS:
             return UNKNOWN_KEY
         prefix, tag = _names(call.partition)
-        for _ in range(RELOADS):
+        restrictions = self._restrictions.get(call.digest)
+        for _ in range(ATTEMPTS):
             table = self.table
             api, operation, refusal = _match(table, call)
+            judgement = None
+            if restrictions is not None:
+                judged = None if refusal or not api else f"{api.slug} {operation.label}"
+                judgement = restrictions.judge(call, judged)
             try:
                 reply = await self._link.run(
                     SCRIPT,
@@ -79,28 +86,35 @@ class Gate:
                     tag,
                     event_id,
                     table.version,
+                    restrictions.revision if restrictions else "",
                     api.slug if api else "",
                     operation.label,
                     (api.longest_ms if api else 0) + DEADLINE_SLACK_MS,
                     MAX_STREAM_ENTRIES,
                     refusal.code if refusal else "",
                     refusal.status if refusal else 0,
+                    operation.units_json,
+                    judgement.code if judgement else "",
                     *operation.arguments,
                 )
                 if reply[0] == b"routes":
                     await self._reload(call.partition)
                     continue
+                if reply[0] == b"judge":
+                    restrictions = Restrictions(*reply[1:])
+                    self._restrictions.put(call.digest, restrictions)
+                    continue
             except Down:
                 return UNAVAILABLE
             except Lost:
                 # Perhaps charged. Never asked again: closed unbilled once Redis is back.
-                if refusal is None:
+                if refusal is None and judgement is None:
                     self._settler.void(event_id, call.partition, operation)
                 return UNAVAILABLE
             except hiredis.ReplyError as error:
                 log.error("admit.failed", reason=str(error))
                 return UNAVAILABLE
-            return _verdict(reply, event_id, api, operation, refusal)
+            return _verdict(reply, event_id, api, operation, (judgement, refusal))
         return UNAVAILABLE
 
     async def _reload(self, partition: int) -> None:
@@ -142,7 +156,7 @@ def _verdict(
     event_id: str,
     api: ApiRoutes | None,
     operation: Operation,
-    refusal: Refusal | None,
+    decided: tuple[Refusal | None, ...],
 ) -> Admission | Refusal:
     code = reply[0]
     if code == b"unavailable":
@@ -153,8 +167,9 @@ def _verdict(
     headers = _limit_headers(*limits) if limits else []
     headers.append((b"keystile-mode", mode))
     if code:
-        if refusal is not None and refusal.code == code.decode():
-            return refusal._replace(headers=(*refusal.headers, *headers))
+        for refusal in decided:
+            if refusal is not None and refusal.code == code.decode():
+                return refusal._replace(headers=(*refusal.headers, *headers))
         return Refusal(code.decode(), wait_s=reply[1], headers=tuple(headers))
     assert api is not None  # noqa: S101  without an API there was a refusal
     headers.append((b"keystile-event", event_id.encode()))
@@ -162,14 +177,15 @@ def _verdict(
 
 
 def _limit_headers(
-    rate: int,
     burst: int,
+    window_s: int,
     left: int,
     reset_s: int,
     quota: int | None,
     quota_left: int | None,
-    window_s: int,
+    quota_window_s: int,
     quota_reset_s: int,
+    quota_is_first: int,
 ) -> Headers:
     """RateLimit fields (draft-ietf-httpapi-ratelimit-headers) and their older cousins.
 
@@ -181,10 +197,10 @@ def _limit_headers(
     else:
         numbers = (left, reset_s, quota_left, quota_reset_s)
         state = b'"burst";r=%d;t=%d, "quota";r=%d;t=%d' % numbers
-        if quota_left < left:
+        if quota_is_first:
             limit, left, reset_s = quota, quota_left, quota_reset_s
     headers = [
-        (b"ratelimit-policy", _policy(rate, burst, quota, window_s)),
+        (b"ratelimit-policy", _policy(burst, window_s, quota, quota_window_s)),
         (b"ratelimit", state),
         (b"x-ratelimit-limit", b"%d" % limit),
         (b"x-ratelimit-remaining", b"%d" % left),
@@ -196,8 +212,8 @@ def _limit_headers(
 
 
 @lru_cache(maxsize=4096)
-def _policy(rate: int, burst: int, quota: int | None, window_s: int) -> bytes:
-    policy = f'"burst";q={burst};w={math.ceil(burst / rate)}'
+def _policy(burst: int, window_s: int, quota: int | None, quota_window_s: int) -> bytes:
+    policy = f'"burst";q={burst};w={window_s}'
     if quota is not None:
-        policy += f', "quota";q={quota};w={window_s}'
+        policy += f', "quota";q={quota};w={quota_window_s}'
     return policy.encode()

@@ -2,10 +2,12 @@
 
 Fields of the entry, all text:
 
-id    the event's id, a UUID
-open  what was known at admission, joined by tabs: account, key, mode, period start (epoch s),
-      terms, admitted at (epoch µs), API, operation, units reserved (JSON)
-end   JSON: outcome, status, code, billable, units, meta, latency_us, upstream_us, in, out
+id       the event's id, a UUID
+open     what was known at admission, joined by tabs: account, key, mode, period start (epoch s),
+         terms, admitted at (epoch µs), API, operation, units reserved (JSON), deadline (epoch
+         ms), what the settling script gave back besides units
+end      JSON: outcome, status, code, billable, units, meta, latency_us, upstream_us, in, out
+credits  JSON, credits drawn by grant; only where there were any
 
 Reads no database. What Postgres could not store is refused here, with a reason.
 """
@@ -62,7 +64,7 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
     """
     try:
         opened = fields[b"open"].decode().split("\t")
-        account, key, mode, period_s, terms, admitted_us, api, operation, _reserved = opened
+        account, key, mode, period_s, terms, admitted_us, api, operation, *_ = opened
         end = json.loads(fields[b"end"])
         entry = Entry(
             id=UUID(fields[b"id"].decode()),

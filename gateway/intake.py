@@ -90,6 +90,16 @@ class Call:
     def has_body(self) -> bool:
         return self.chunked or bool(self.content_length)
 
+    def field(self, name: bytes) -> bytes:
+        """The value of a header field that is there exactly once; else empty."""
+        values = [value for field, value in self.fields if field == name]
+        return values[0] if len(values) == 1 else b""
+
+    @property
+    def referrer(self) -> bytes:
+        """The page that called: Referer, or Origin where there is none."""
+        return self.field(b"referer") or self.field(b"origin")
+
 
 def read(scope: dict[str, Any]) -> Call | Refusal:
     """The call that an ASGI HTTP scope makes.

@@ -58,6 +58,29 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
         "Subscription ended",
         "The account has no subscription any more. Choose a plan; the same keys work again.",
     ),
+    "ip_not_allowed": (
+        403,
+        "Address not allowed",
+        "This key may not be used from your network address. Call from an allowed one, or change "
+        "the key's restrictions on the keys page.",
+    ),
+    "referrer_not_allowed": (
+        403,
+        "Page not allowed",
+        "This key may be used only from pages of certain sites. Call from one of them, or change "
+        "the key's restrictions on the keys page.",
+    ),
+    "operation_not_allowed": (
+        403,
+        "Operation not allowed",
+        "This key may not call this operation. Use another key, or change the key's restrictions "
+        "on the keys page.",
+    ),
+    "api_not_in_plan": (
+        403,
+        "API not in the plan",
+        "The account's plan does not include this API. Choose a plan that does.",
+    ),
     "unknown_api": (404, "Unknown API", "No API of this name is on sale here; see the docs."),
     "unknown_operation": (
         404,
@@ -88,6 +111,23 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
         429,
         "Quota exceeded",
         "The quota of this period is used up. Upgrade the plan, or wait until the period ends.",
+    ),
+    "concurrency_limited": (
+        429,
+        "Too many calls at once",
+        "As many calls as the plan allows are running. Wait for one of them to end, then repeat.",
+    ),
+    "credits_exhausted": (
+        402,
+        "Credits exhausted",
+        "The included units are used and no prepaid credits are left. Buy credits, or wait until "
+        "the period ends.",
+    ),
+    "spend_cap_reached": (
+        402,
+        "Spend cap reached",
+        "This call would cost more than the account's own spend cap allows. Raise the cap on the "
+        "billing page, or wait until the period ends.",
     ),
     "upstream_unreachable": (
         502,
@@ -134,9 +174,9 @@ class Refusal(NamedTuple):
             "detail": self.detail or sentence,
             "code": self.code,
         }
-        if self.code in ("quota_exceeded", "subscription_ended"):
+        if self.code in ("quota_exceeded", "subscription_ended", "api_not_in_plan"):
             members["upgrade"] = f"{settings.SITE_URL}/pricing"
-        if self.code == "payment_required":
+        if self.code in ("payment_required", "credits_exhausted", "spend_cap_reached"):
             members["billing"] = f"{settings.SITE_URL}/dashboard/billing/"
         return json.dumps(members, ensure_ascii=False).encode()
 

@@ -104,18 +104,18 @@ class Operation:
 
     units:    charged at admission by meter; for meters that the backend reports, their maximum
     reported: the meters of `units` that the backend reports, by their maximum
-    arguments: what admit.lua is told of the units
+    arguments: what admit.lua is told of the units: meter, units, …
     """
 
-    __slots__ = ("arguments", "label", "reported", "units")
+    __slots__ = ("arguments", "label", "reported", "units", "units_json")
 
     def __init__(self, label: str, weights: dict[str, int], max_units: dict[str, int]):
         units = DEFAULT_WEIGHTS | weights | max_units
         self.label = label
         self.units = units
         self.reported = max_units
-        pairs = [str(part) for pair in units.items() for part in pair]
-        self.arguments = (json.dumps(units, separators=(",", ":")), *pairs)
+        self.units_json = json.dumps(units, separators=(",", ":"))
+        self.arguments = tuple(str(part) for pair in units.items() for part in pair)
 
 
 class ApiRoutes:

@@ -94,7 +94,7 @@ class Settler:
         end = (
             f'{{"outcome":"completed","status":{outcome.status},"code":"{outcome.code}",'
             f'"billable":{"true" if is_live and outcome.is_charged else "false"},'
-            f'"units":{operation.arguments[0] if kept is operation.units else json.dumps(kept)},'
+            f'"units":{operation.units_json if kept is operation.units else json.dumps(kept)},'
             f'"meta":{json.dumps(metadata) if metadata else "{}"},'
             f'"latency_us":{latency_us},"upstream_us":{outcome.upstream_us},'
             f'"in":{outcome.request_bytes},"out":{outcome.response_bytes}}}'
@@ -166,9 +166,8 @@ def arguments(
 @cache
 def _names(partition: int) -> tuple[str | int, ...]:
     return (
-        3,
+        2,
         records.open_name(partition),
-        records.due_name(partition),
         records.usage_stream(partition),
         records.tag(partition),
     )

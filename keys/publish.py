@@ -5,10 +5,12 @@ never goes back to an older one; `published_revision` says which one has arrived
 publishes what lags. Decides nothing about what a key or an account may do.
 """
 
+import json
 from bisect import bisect_right
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import chain
+from math import ceil
 from uuid import UUID
 
 import redis
@@ -116,17 +118,37 @@ def _key_record(row: ApiKey, digest: str, now: datetime) -> records.Record:
         lifetime = REMEMBERED
     elif row.expires_at is not None:
         lifetime = max(row.expires_at - now, timedelta(0)) + REMEMBERED
+    restrictions = _restrictions(row)
+    own = restrictions or row.rate_per_second is not None or row.monthly_quota is not None
     fields: dict[str, str | int] = {
         "id": str(row.pk),
         "account": str(row.account_id),
         "mode": row.mode,
         "state": "revoked" if revoked else "active",
         "expires_ms": _epoch_ms(row.expires_at),
+        "own": 1 if own else "",
+        "restrictions": restrictions,
         "rate": "",
         "burst": "",
+        "quota": "" if row.monthly_quota is None else row.monthly_quota,
     }
+    if row.rate_per_second is not None:
+        fields["rate"] = str(row.rate_per_second)
+        fields["burst"] = row.burst or max(ceil(row.rate_per_second), 1)
     name = records.key_name(row.partition, digest)
     return records.Record(name, row.revision, fields, lifetime)
+
+
+def _restrictions(row: ApiKey) -> str:
+    """What `gateway.restrictions` reads; "" where the key has none."""
+    given = {
+        "networks": row.allowed_networks,
+        "referrers": row.allowed_referrers,
+        "operations": row.allowed_operations,
+        "read_only": row.read_only,
+    }
+    named = {name: value for name, value in given.items() if value}
+    return json.dumps(named, separators=(",", ":")) if named else ""
 
 
 def _account_record(row: Entitlement, now: datetime) -> records.Record:

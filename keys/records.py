@@ -3,19 +3,27 @@
 Everything of an account lives under one hash tag, `{p00}` for partition 0, so that the
 gateway's scripts touch one slot of a cluster. Shapes:
 
-key:{p00}:<digest>        hash  rev, id, account, mode, state (active|revoked), expires_ms, rate,
-                                burst; "" where there is none
+key:{p00}:<digest>        hash  rev, id, account, mode, state (active|revoked), expires_ms, own
+                                (1: it has some of what follows), restrictions (JSON for
+                                gateway.restrictions), rate, burst, quota (calls in a billing
+                                period); "" where there is none
 account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, burst, ends_ms,
                                 periods ("b0,b1,…" epoch seconds, the current period's start
-                                first), test_quota; and by meter m: included:<m>,
-                                limit:<m> (units at which to refuse, "" none)
+                                first), test_quota; by meter m: included:<m>,
+                                limit:<m> (units at which to refuse, "" none); more (1: it has
+                                some of what follows), apis (",a,b,"; "" all), concurrency,
+                                credits (JSON, price of a unit past the included ones by meter),
+                                grants ("id:amount:expires, epoch s;…" in the order of use), cap
+                                (minor units), currency, prices (JSON for keys.entitlements.cost)
 routes:{p00}              hash  version, blob
 ready:{p00}               string, present once everything above has been published
 filling:{p00}             string, the one who is publishing it all (gateway.refill)
-used:{p00}:<account>:<live|test>:<period start, epoch s>:<meter>    integer
+used:{p00}:<account or key>:<live|test>:<period start, epoch s>:<meter>    integer; a key's only
+                                for the meter calls and where it has a quota
+drawn:{p00}:<grant>       integer, credits
+running:{p00}:<account>   zset  event id → deadline, epoch ms; where concurrency is limited
 gcra:{p00}:a:<account>, gcra:{p00}:k:<key id>                       integer, µs
-open:{p00}                hash  event id → the call as it was admitted
-due:{p00}                 zset  event id → deadline, epoch ms
+open:{p00}                hash  event id → the call as it was admitted (scripts/admit.lua)
 usage:{p00}               stream of settled calls (gateway.entries)
 refused:{p00}             hash  "account|key|code|minute, epoch s" → count
 refusals:{p00}:<account>  list of JSON, the newest first, for a day
@@ -118,18 +126,23 @@ def filling_name(partition: int) -> str:
 
 
 def used_name(
-    partition: int, account_id: UUID, mode: str, period_start: datetime, meter: str
+    partition: int, holder_id: UUID, mode: str, period_start: datetime, meter: str
 ) -> str:
+    """The counter of an account, or of a key that has a quota of its own."""
     start = int(period_start.timestamp())
-    return f"used:{tag(partition)}:{account_id}:{mode}:{start}:{meter}"
+    return f"used:{tag(partition)}:{holder_id}:{mode}:{start}:{meter}"
+
+
+def drawn_name(partition: int, grant_id: int) -> str:
+    return f"drawn:{tag(partition)}:{grant_id}"
+
+
+def running_name(partition: int, account_id: UUID) -> str:
+    return f"running:{tag(partition)}:{account_id}"
 
 
 def open_name(partition: int) -> str:
     return f"open:{tag(partition)}"
-
-
-def due_name(partition: int) -> str:
-    return f"due:{tag(partition)}"
 
 
 def usage_stream(partition: int) -> str:

@@ -296,7 +296,9 @@ def test_what_is_left_is_too_little_for_a_heavy_call_and_is_told(call, redis_cle
 def test_a_key_with_a_rate_of_its_own_meets_the_narrower_one(call, on_sale, redis_clean):
     customer = make_customer(terms(rate=50, burst=7))
     name = records.key_name(0, customer.key.digest)
-    redis_clean.hset(name, mapping={"rate": 1, "burst": 2})
+    redis_clean.hset(
+        name, mapping={"own": 1, "rate": 1, "burst": 2, "restrictions": "", "quota": ""}
+    )
 
     answers = [call("/gateway/demo/echo/a", customer.bearer) for _ in range(3)]
 

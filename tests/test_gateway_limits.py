@@ -237,13 +237,12 @@ def test_a_call_whose_gateway_was_killed_is_abandoned_and_refunded(redis_clean, 
         eventually(lambda: redis_clean.hlen(records.open_name(0)) == 1)
         doomed.processes[0].kill()
     assert traffic.used(customer) == 1
-    (deadline_ms,) = (score for _, score in redis_clean.zrange(
-        records.due_name(0), 0, -1, withscores=True
-    ))  # fmt: skip
+    (opened,) = redis_clean.hvals(records.open_name(0))
+    deadline_ms = int(opened.split(b"\t")[9])
 
-    early = sweep.sweep(redis_clean, 0, int(deadline_ms) - 1)
-    swept = sweep.sweep(redis_clean, 0, int(deadline_ms))
-    again = sweep.sweep(redis_clean, 0, int(deadline_ms))
+    early = sweep.sweep(redis_clean, 0, deadline_ms - 1)
+    swept = sweep.sweep(redis_clean, 0, deadline_ms)
+    again = sweep.sweep(redis_clean, 0, deadline_ms)
 
     assert (early, swept, again) == (0, 1, 0)
     (entry,) = traffic.entries()
@@ -335,7 +334,20 @@ def admit_by_hand(redis_clean, customer: Customer, most_entries: int = 1000) -> 
     script = redis_clean.register_script(admit.SCRIPT.text)
     version = redis_clean.hget(records.routes_name(0), "version")
     key = records.key_name(0, customer.key.digest)
-    said = [records.tag(0), "event", version, "demo", "other", 1000, most_entries, "", 0, "{}"]
+    said = [
+        records.tag(0),
+        "event",
+        version,
+        "",
+        "demo",
+        "other",
+        1000,
+        most_entries,
+        "",
+        0,
+        "{}",
+        "",
+    ]
     return bytes(script(keys=[key], args=[*said, "calls", 1])[0])
 
 

@@ -53,8 +53,11 @@ def test_a_key_is_published_when_its_creation_returns(key):
         b"mode": b"live",
         b"state": b"active",
         b"expires_ms": b"",
+        b"own": b"",
+        b"restrictions": b"",
         b"rate": b"",
         b"burst": b"",
+        b"quota": b"",
     }
     key.refresh_from_db()
     assert key.is_published
