@@ -29,6 +29,9 @@ CHUNK = 1000
 COUNTER_OUTLIVES = timedelta(days=40)
 LONGEST_PERIOD = timedelta(days=31)
 QUARTER = timedelta(minutes=15)
+# Of a test call the rollup doesn't say whether it was counted; by its status, nearly always.
+COUNTED_OF_TEST = (2, 3, 4)
+CALLS = "calls"
 
 # Sets the marker (KEYS[1]) if Redis still is the one that was filled (KEYS[2]): one that was
 # emptied once more meanwhile must be filled once more.
@@ -99,12 +102,12 @@ def _restore(partition: int, periods: dict[UUID, tuple[datetime, datetime]], now
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     today = day, day + timedelta(days=1)
     oldest = min([day, *(start for start, _ in periods.values())])
-    # Of a test call the rollup doesn't say whether it was counted; by its status, nearly always.
     rows = (
         UsageRollup.objects.filter(account_id__in=periods, quarter__gt=oldest - QUARTER)
         .values("account_id", "mode", "period_start", "meter")
         .annotate(
-            live=Sum("billable_units"), test=Sum("units", filter=Q(status_class__in=(2, 3, 4)))
+            live=Sum("billable_units"),
+            test=Sum("units", filter=Q(status_class__in=COUNTED_OF_TEST)),
         )
     )
     pipeline = records.connection().pipeline(transaction=False)
@@ -115,4 +118,26 @@ def _restore(partition: int, periods: dict[UUID, tuple[datetime, datetime]], now
         if row["period_start"] == start and units:
             name = records.used_name(partition, row["account_id"], row["mode"], start, row["meter"])
             pipeline.set(name, units, nx=True, ex=end - now + COUNTER_OUTLIVES)
+    for key in ApiKey.objects.filter(account_id__in=periods, monthly_quota__isnull=False):
+        start, end = periods[key.account_id]
+        calls = _calls_of(key, start)
+        if calls:
+            name = records.used_name(partition, key.pk, key.mode, start, CALLS)
+            pipeline.set(name, calls, nx=True, ex=end - now + COUNTER_OUTLIVES)
     return len(pipeline.execute())
+
+
+def _calls_of(key: ApiKey, start: datetime) -> int:
+    """What counts against the key's own quota since the account's period has started.
+
+    Test calls count by the day and their quota all the same by the period.
+    """
+    rows = UsageRollup.objects.filter(
+        account_id=key.account_id, key_id=key.pk, meter=CALLS, quarter__gt=start - QUARTER
+    )
+    if key.mode == ApiKey.Mode.LIVE:
+        of_period = rows.filter(period_start=start)
+        found = of_period.aggregate(units=Sum("billable_units"))
+    else:
+        found = rows.filter(status_class__in=COUNTED_OF_TEST).aggregate(units=Sum("units"))
+    return found["units"] or 0
