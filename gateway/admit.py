@@ -117,6 +117,12 @@ class Gate:
             return _verdict(reply, event_id, api, operation, (judgement, refusal))
         return UNAVAILABLE
 
+    async def sells(self, slug: str, version: str, partition: int) -> bool:
+        """Whether the routes of that version have this API. Raises `link.Unavailable`."""
+        if version != self.table.version:
+            await self._reload(partition)
+        return slug in self.table.apis
+
     async def _reload(self, partition: int) -> None:
         """Loads the published routes, once for all calls that wait for them."""
         if self._reloading is None or self._reloading.done():

@@ -7,6 +7,7 @@ Postgres.
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -15,10 +16,10 @@ import structlog
 import uuid_utils
 from django.conf import settings
 
-from gateway import intake, link
+from gateway import intake, limits, link
 from gateway.admit import Admission, Gate
 from gateway.forward import Receive, Send, forward
-from gateway.problems import Refusal
+from gateway.problems import Refusal, http_date
 from gateway.settle import Outcome, Settler
 from gateway.upstream import Pool
 from keys import records
@@ -60,11 +61,18 @@ class Gateway:
         if isinstance(call, Refusal):
             await refuse(call, send)
             return
+        if call.path == limits.PATH:
+            await say(await self.limits(call), call, send)
+            return
         admission = await self.admit(call) if call.digest else intake.MISSING_KEY
         if isinstance(admission, Refusal):
             await refuse(admission, send)
         else:
             await self.carry_out(call, admission, receive, send, started)
+
+    async def limits(self, call: intake.Call) -> dict[str, Any] | Refusal:
+        """What the call's key may do and what is left of it (`gateway.limits`)."""
+        return await limits.answer(self._link, self._gate, call)
 
     async def admit(self, call: intake.Call) -> Admission | Refusal:
         """Admits the call, as a new event. Admitted means: `carry_out` must follow."""
@@ -102,3 +110,19 @@ async def refuse(refusal: Refusal, send: Send) -> None:
     headers = refusal.response_headers(body)
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def say(answer: dict[str, Any] | Refusal, call: intake.Call, send: Send) -> None:
+    """Answers with JSON, or with the refusal's problem details."""
+    if isinstance(answer, Refusal):
+        await refuse(answer, send)
+        return
+    body = json.dumps(answer).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"date", http_date()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else body})

@@ -14,13 +14,19 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from django.contrib.auth.models import AnonymousUser
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    JsonResponse,
+    StreamingHttpResponse,
+)
 from rest_framework import authentication, exceptions, throttling
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView, exception_handler
 
-from gateway import intake
+from gateway import intake, limits
 from gateway.admit import Admission
 from gateway.door import door
 from gateway.forward import Message
@@ -75,6 +81,8 @@ class Admit(throttling.BaseThrottle):
     """Admission as a throttle: rate, quota and everything else that the script decides."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
+        if call_of(request).path == limits.PATH:
+            return True
         admission = door.run(door.gateway.admit(call_of(request)))
         if isinstance(admission, Refusal):
             raise Refused(admission)
@@ -114,6 +122,11 @@ class GatewayView(APIView):
         return AsItComes(), AsItComes.media_type
 
     def forward(self, request: Request, **_: str) -> HttpResponseBase:
+        if call_of(request).path == limits.PATH:
+            told = door.run(door.gateway.limits(call_of(request)))
+            if isinstance(told, Refusal):
+                raise Refused(told)
+            return JsonResponse(told, headers={"Cache-Control": "no-store"})
         answer = _Answer(request._request, call_of(request))
         answer.begin(self.admission)
         return answer.response()

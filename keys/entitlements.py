@@ -1,11 +1,12 @@
 """What an account may do at the gateway: billing decides, this module stores and publishes.
 
-Terms arrive compiled to integers; prices, tiers and currencies are billing's and never get
-here. Suspension is the staff's own switch and survives every change of terms.
+Terms arrive compiled to integers; tiers and prices are billing's and get here only as the
+segments of a spend cap (keys.spend). Suspension is the staff's own switch and survives every
+change of terms.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -15,6 +16,7 @@ from django.db import transaction
 
 from keys import publish
 from keys.models import Entitlement
+from keys.spend import SpendCap
 
 log = structlog.get_logger(__name__)
 
@@ -23,42 +25,75 @@ log = structlog.get_logger(__name__)
 class MeterTerms:
     """One meter in a billing period.
 
-    included: units covered by the plan's price
-    past:     what happens after them
-    limit:    units at which calls are refused; None: never
+    included:         units covered by the plan's price
+    past:             what happens after them
+    limit:            units at which calls are refused; None: never
+    credits_per_unit: past the included ones, where credits pay for them
     """
 
     included: int
-    past: Literal["refuse", "bill"]
+    past: Literal["refuse", "bill", "credits"]
     limit: int | None
+    credits_per_unit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Credits given to an account, as many as were given. `expires_at` in epoch seconds."""
+
+    id: int
+    amount: int
+    expires_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a plan version, or a contract in its place, lets an account do."""
+    """What a plan version, or a contract in its place, lets an account do.
+
+    apis:        slugs of the APIs that may be called; None: all
+    concurrency: calls at once at most; None: no limit
+    grants:      credits in the order of use
+    spend_cap:   the customer's own; None: none
+    """
 
     rate_per_second: int
     burst: int
     meters: dict[str, MeterTerms]
     test_quota_per_day: int
     key_limit: int
+    apis: tuple[str, ...] | None = None
+    concurrency: int | None = None
+    grants: tuple[Grant, ...] = ()
+    spend_cap: SpendCap | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "rate_per_second": self.rate_per_second,
             "burst": self.burst,
-            "meters": {
-                name: {"included": meter.included, "past": meter.past, "limit": meter.limit}
-                for name, meter in sorted(self.meters.items())
-            },
+            "meters": {name: asdict(meter) for name, meter in sorted(self.meters.items())},
             "test_quota_per_day": self.test_quota_per_day,
             "key_limit": self.key_limit,
+            "apis": None if self.apis is None else list(self.apis),
+            "concurrency": self.concurrency,
+            "grants": [asdict(grant) for grant in self.grants],
+            "spend_cap": self.spend_cap.to_json() if self.spend_cap else None,
         }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Terms":
-        meters = {name: MeterTerms(**meter) for name, meter in stored["meters"].items()}
-        return cls(**{**stored, "meters": meters})
+        """The terms of a row; one of an earlier release lacks what came later."""
+        apis, spend_cap = stored.get("apis"), stored.get("spend_cap")
+        return cls(
+            rate_per_second=stored["rate_per_second"],
+            burst=stored["burst"],
+            meters={name: MeterTerms(**meter) for name, meter in stored["meters"].items()},
+            test_quota_per_day=stored["test_quota_per_day"],
+            key_limit=stored["key_limit"],
+            apis=None if apis is None else tuple(apis),
+            concurrency=stored.get("concurrency"),
+            grants=tuple(Grant(**grant) for grant in stored.get("grants", ())),
+            spend_cap=None if spend_cap is None else SpendCap.from_json(spend_cap),
+        )
 
 
 def apply(

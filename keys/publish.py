@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import chain
 from math import ceil
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -167,8 +168,34 @@ def _account_record(row: Entitlement, now: datetime) -> records.Record:
     for meter, terms in row.terms.get("meters", {}).items():
         fields[f"included:{meter}"] = terms["included"]
         fields[f"limit:{meter}"] = "" if terms["limit"] is None else terms["limit"]
+    fields |= _more(row.terms)
     name = records.account_name(row.account.partition, row.pk)
     return records.Record(name, row.revision, fields)
+
+
+def _more(terms: dict[str, Any]) -> dict[str, str | int]:
+    """What few accounts have; `more` says whether there is any of it to read."""
+    unit_prices = {
+        meter: given["credits_per_unit"]
+        for meter, given in terms.get("meters", {}).items()
+        if given["past"] == "credits"
+    }
+    apis, cap = terms.get("apis"), terms.get("spend_cap")
+    grants = (
+        f"{grant['id']}:{grant['amount']}:{grant['expires_at'] or ''}"
+        for grant in terms.get("grants", ())
+    )
+    fields: dict[str, str | int] = {
+        "apis": "" if apis is None else f",{','.join(apis)},",
+        "concurrency": terms.get("concurrency") or "",
+        "credits": json.dumps(unit_prices) if unit_prices else "",
+        "grants": ";".join(grants) if unit_prices else "",
+        "cap": cap["cap_minor"] if cap else "",
+        "currency": cap["currency"] if cap else "",
+        "prices": json.dumps(cap["costs"]) if cap else "",
+    }
+    needed = any(value != "" for value in fields.values())
+    return {"more": 1, **fields} if needed else {"more": ""}
 
 
 def _epoch_ms(moment: datetime | None) -> str | int:

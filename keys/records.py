@@ -14,7 +14,7 @@ account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, 
                                 some of what follows), apis (",a,b,"; "" all), concurrency,
                                 credits (JSON, price of a unit past the included ones by meter),
                                 grants ("id:amount:expires, epoch s;…" in the order of use), cap
-                                (minor units), currency, prices (JSON for keys.entitlements.cost)
+                                (minor units), currency, prices (JSON for keys.spend)
 routes:{p00}              hash  version, blob
 ready:{p00}               string, present once everything above has been published
 filling:{p00}             string, the one who is publishing it all (gateway.refill)

@@ -68,6 +68,7 @@ def test_what_is_applied_is_what_the_data_plane_holds():
         "limit:calls": "10000",
         "included:rows": "500",
         "limit:rows": "",
+        "more": "",
     }
     entitlement.refresh_from_db()
     assert entitlement.published_revision == entitlement.revision

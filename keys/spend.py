@@ -1,0 +1,64 @@
+"""Spend caps as the data plane has them: prices compiled to integers, and what usage costs.
+
+`billing.caps` compiles, `gateway/scripts/admit.lua` does the same arithmetic at every call of an
+account with a cap, `gateway.limits` tells what is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Segment = tuple[int, int, int, int, int]
+"""From, base, step, rise, per: past `from` units, what is used costs
+(base + rise for each started `step` of units) / per minor units."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeterCost:
+    """What units of a meter past the included ones cost, by segments that rise in `from`."""
+
+    meter: str
+    included: int
+    segments: tuple[Segment, ...]
+
+    def minor(self, used: int) -> int:
+        """Minor units for so many units of the period, half a unit rounded up."""
+        past, amount = used - self.included, 0
+        for start, base, step, rise, per in self.segments:
+            if past <= start:
+                break
+            exact = base + -(-(past - start) // step) * rise
+            amount = (2 * exact + per) // (2 * per)
+        return amount
+
+    def to_json(self) -> dict[str, Any]:
+        segments = [list(segment) for segment in self.segments]
+        return {"meter": self.meter, "included": self.included, "segments": segments}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> MeterCost:
+        segments = tuple(tuple(segment) for segment in stored["segments"])
+        return cls(stored["meter"], stored["included"], segments)
+
+
+@dataclass(frozen=True, slots=True)
+class SpendCap:
+    """The most that usage of a billing period may cost, over all meters that have a price."""
+
+    cap_minor: int
+    currency: str
+    costs: tuple[MeterCost, ...]
+
+    def spent_minor(self, used: Mapping[str, int]) -> int:
+        return sum(cost.minor(used.get(cost.meter, 0)) for cost in self.costs)
+
+    def to_json(self) -> dict[str, Any]:
+        costs = [cost.to_json() for cost in self.costs]
+        return {"cap_minor": self.cap_minor, "currency": self.currency, "costs": costs}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> SpendCap:
+        costs = tuple(MeterCost.from_json(cost) for cost in stored["costs"])
+        return cls(stored["cap_minor"], stored["currency"], costs)
