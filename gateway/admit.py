@@ -8,6 +8,7 @@ that tell a client its limits. A refused call is a value; Redis being away is on
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -52,6 +53,22 @@ class Admission(NamedTuple):
     headers: Headers
 
 
+Match = tuple[ApiRoutes | None, Operation, Refusal | None]
+
+
+def match(table: Table, call: Call) -> Match:
+    """The operation of a call, or the refusal that it gets if its key is good."""
+    api = table.apis.get(call.api)
+    if api is None:
+        return None, NO_OPERATION, UNKNOWN_API
+    found = api.find(call.method, call.path)
+    if isinstance(found, Refusal):
+        return api, NO_OPERATION, found
+    if call.content_length is not None and call.content_length > api.max_body:
+        return api, found, BODY_TOO_LARGE
+    return api, found, None
+
+
 class Gate:
     """Admits calls of one process. Holds its table of routes, and restrictions it met."""
 
@@ -62,10 +79,14 @@ class Gate:
         self._restrictions = Remembered()
         self.table = Table("", b"[]")
 
-    async def admit(self, call: Call, event_id: str) -> Admission | Refusal:
+    async def admit(
+        self, call: Call, event_id: str, choose: Callable[[Table, Call], Match] = match
+    ) -> Admission | Refusal:
         """Admits the call as `event_id`, or says why not.
 
         Admitted means charged: the caller must settle the event, whatever happens.
+
+        choose: says which operation the call is of, by the routes that hold
         """
         if call.partition not in records.PARTITIONS:
             return UNKNOWN_KEY
@@ -73,7 +94,7 @@ class Gate:
         restrictions = self._restrictions.get(call.digest)
         for _ in range(ATTEMPTS):
             table = self.table
-            api, operation, refusal = _match(table, call)
+            api, operation, refusal = choose(table, call)
             judgement = None
             if restrictions is not None:
                 judged = None if refusal or not api else f"{api.slug} {operation.label}"
@@ -142,19 +163,6 @@ class Gate:
 def _names(partition: int) -> tuple[str, str]:
     """What the names of key records begin with, and the partition's hash tag."""
     return records.key_name(partition, ""), records.tag(partition)
-
-
-def _match(table: Table, call: Call) -> tuple[ApiRoutes | None, Operation, Refusal | None]:
-    """The operation of a call, or the refusal that it gets if its key is good."""
-    api = table.apis.get(call.api)
-    if api is None:
-        return None, NO_OPERATION, UNKNOWN_API
-    found = api.find(call.method, call.path)
-    if isinstance(found, Refusal):
-        return api, NO_OPERATION, found
-    if call.content_length is not None and call.content_length > api.max_body:
-        return api, found, BODY_TOO_LARGE
-    return api, found, None
 
 
 def _verdict(

@@ -16,7 +16,7 @@ import structlog
 import uuid_utils
 from django.conf import settings
 
-from gateway import intake, limits, link
+from gateway import intake, limits, link, verify
 from gateway.admit import Admission, Gate
 from gateway.forward import Receive, Send, forward
 from gateway.problems import Refusal, http_date
@@ -57,12 +57,16 @@ class Gateway:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request whose key is in its headers."""
         started = time.perf_counter_ns()
+        if scope["path"] in verify.PATHS:
+            decided = await verify.answer(self._link, self._gate, self._settler, scope, receive)
+            await say(decided, send)
+            return
         call = intake.read(scope)
         if isinstance(call, Refusal):
             await refuse(call, send)
             return
         if call.path == limits.PATH:
-            await say(await self.limits(call), call, send)
+            await say(await self.limits(call), send, is_head=call.method == "HEAD")
             return
         admission = await self.admit(call) if call.digest else intake.MISSING_KEY
         if isinstance(admission, Refusal):
@@ -112,7 +116,7 @@ async def refuse(refusal: Refusal, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def say(answer: dict[str, Any] | Refusal, call: intake.Call, send: Send) -> None:
+async def say(answer: dict[str, Any] | Refusal, send: Send, *, is_head: bool = False) -> None:
     """Answers with JSON, or with the refusal's problem details."""
     if isinstance(answer, Refusal):
         await refuse(answer, send)
@@ -125,4 +129,4 @@ async def say(answer: dict[str, Any] | Refusal, call: intake.Call, send: Send) -
         (b"date", http_date()),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else body})
+    await send({"type": "http.response.body", "body": b"" if is_head else body})

@@ -42,6 +42,11 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
         "Expired key",
         "This key's time is over. Use the key that replaced it, or create one.",
     ),
+    "invalid_token": (
+        401,
+        "No valid service token",
+        "Send a service token that may do this as “Authorization: Bearer kst_…”.",
+    ),
     "account_suspended": (
         403,
         "Account suspended",

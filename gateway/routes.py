@@ -136,9 +136,11 @@ class ApiRoutes:
         self.secret_headers = _secret_headers(row["slug"], row["sealed_headers"])
         self._other = Operation(OTHER, {}, {}) if row["unlisted"] == Api.Unlisted.FORWARD else None
         self._static: dict[tuple[str, bytes], Operation] = {}
+        self.by_label: dict[str, Operation] = {}
         templated: defaultdict[str, list[tuple[str, Operation]]] = defaultdict(list)
         for method, template, weights, max_units in row["operations"]:
             operation = Operation(f"{method} {template}", weights, max_units)
+            self.by_label[operation.label] = operation
             if "{" in template:
                 templated[method].append((template, operation))
             else:

@@ -15,6 +15,8 @@ account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, 
                                 credits (JSON, price of a unit past the included ones by meter),
                                 grants ("id:amount:expires, epoch s;…" in the order of use), cap
                                 (minor units), currency, prices (JSON for keys.spend)
+token:{p00}:<digest>      hash  rev, id, account ("": the seller's), state, scopes ("a,b"),
+                                expires_ms: a service token
 routes:{p00}              hash  version, blob
 ready:{p00}               string, present once everything above has been published
 filling:{p00}             string, the one who is publishing it all (gateway.refill)
@@ -107,6 +109,10 @@ def tag(partition: int) -> str:
 
 def key_name(partition: int, digest: str) -> str:
     return f"key:{tag(partition)}:{digest}"
+
+
+def token_name(partition: int, digest: str) -> str:
+    return f"token:{tag(partition)}:{digest}"
 
 
 def account_name(partition: int, account_id: UUID) -> str:

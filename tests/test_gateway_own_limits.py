@@ -130,7 +130,9 @@ def test_as_many_calls_run_at_once_as_the_plan_allows_and_no_more(port, on_sale,
     statuses = []
 
     def work() -> None:
-        statuses.append(ask(port, "GET", "/gateway/demo/events?n=1&pause=1", customer.bearer).status)
+        statuses.append(
+            ask(port, "GET", "/gateway/demo/events?n=1&pause=1", customer.bearer).status
+        )
 
     workers = [threading.Thread(target=work) for _ in range(24)]
     for worker in workers:
