@@ -6,18 +6,27 @@ costs (`rating.Price`). Everything that changes either ends with `refresh`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Q
 
-from billing import periods, rating
+from billing import caps, periods, rating
 from billing.catalogue import CALLS
-from billing.models import Contract, PastIncluded, PlanVersion, Subscription
+from billing.models import (
+    Contract,
+    CreditGrant,
+    PastIncluded,
+    PlanMeter,
+    PlanVersion,
+    SpendCap,
+    Subscription,
+)
+from gateway import usage
 from keys import entitlements
-from keys.entitlements import MeterTerms, Terms
+from keys.entitlements import Grant, MeterTerms, Terms
 from keys.models import Entitlement
 
 NO_PROVIDER = "none"
@@ -106,7 +115,7 @@ def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
         state=state,
         plan_name=has.plan_name,
         terms_id=terms_id(has),
-        terms=granted,
+        terms=_with_allowances(granted, account_id, has, now),
         periods=usage_periods(has, now),
         ends_at=ends_at,
         now=now,
@@ -207,9 +216,15 @@ def _of_contract(contract: Contract) -> Terms:
     return Terms(
         rate_per_second=contract.rate_per_second,
         burst=contract.burst,
-        meters={CALLS: _meter(contract.included_calls, contract.past_included)},
+        meters={
+            CALLS: _meter(
+                contract.included_calls, contract.past_included, contract.credits_per_unit
+            )
+        },
         test_quota_per_day=CONTRACT_TEST_QUOTA_PER_DAY,
         key_limit=CONTRACT_KEY_LIMIT,
+        apis=_apis(contract.apis),
+        concurrency=contract.concurrency,
     )
 
 
@@ -222,19 +237,56 @@ def _of_plan(subscription: Subscription) -> Terms:
         burst=version.burst,
         meters={
             meter.meter.name: _meter(
-                meter.included_units, PastIncluded.REFUSE if stops else meter.past_included
+                meter.included_units,
+                _past(meter, stops),
+                meter.credits_per_unit,
             )
             for meter in version.meters.select_related("meter")
         },
         test_quota_per_day=version.test_quota_per_day,
         key_limit=version.key_limit,
+        apis=_apis(version.apis),
+        concurrency=version.concurrency,
     )
 
 
-def _meter(included: int, past_included: str) -> MeterTerms:
+def _past(meter: PlanMeter, stops: bool) -> str:
+    """The customer may have calls stop where the plan would bill; credits are paid already."""
+    if stops and meter.past_included == PastIncluded.BILL:
+        return PastIncluded.REFUSE
+    return meter.past_included
+
+
+def _apis(slugs: list[str] | None) -> tuple[str, ...] | None:
+    return None if slugs is None else tuple(sorted(slugs))
+
+
+def _meter(included: int, past_included: str, credits_per_unit: int) -> MeterTerms:
     if past_included == PastIncluded.BILL:
         return MeterTerms(included, "bill", None)
+    if past_included == PastIncluded.CREDITS:
+        return MeterTerms(included, "credits", None, credits_per_unit)
     return MeterTerms(included, "refuse", included)
+
+
+def _with_allowances(granted: Terms, account_id: UUID, has: Standing, now: datetime) -> Terms:
+    """The terms with the account's credits and its own spend cap.
+
+    Grants that are used up or over are left out; an expiry in between the gateway sees itself.
+    """
+    drawn = usage.credits_drawn(account_id)
+    alive = CreditGrant.objects.filter(account_id=account_id).exclude(expires_at__lte=now)
+    cap = SpendCap.objects.filter(account_id=account_id).first()
+    priced = price(has)
+    return replace(
+        granted,
+        grants=tuple(
+            Grant(row.pk, row.amount, int(row.expires_at.timestamp()) if row.expires_at else None)
+            for row in alive
+            if drawn.get(row.pk, 0) < row.amount
+        ),
+        spend_cap=caps.compile_cap(cap.cap_minor, priced) if cap and priced else None,
+    )
 
 
 def _end(account_id: UUID, now: datetime) -> Entitlement | None:

@@ -55,6 +55,7 @@ class Entry:
     response_bytes: int
     period_start: datetime
     terms_id: str
+    credits: dict[str, int] | None
 
 
 def parse(fields: Mapping[bytes, bytes]) -> Entry:
@@ -86,6 +87,7 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
             response_bytes=end["out"],
             period_start=EPOCH + timedelta(seconds=int(period_s)),
             terms_id=terms,
+            credits=json.loads(fields.get(b"credits", b"null")) or None,
         )
         _check(entry)
     except KeyError as error:
@@ -113,6 +115,13 @@ def _check(entry: Entry) -> None:
     for meter, units in entry.units.items():
         _check_text("meter", meter, MAX_METER_CHARACTERS)
         _check_integer(f"units of {meter}", units, MAX_INTEGER)
+    if entry.credits is not None:
+        if not isinstance(entry.credits, dict):
+            raise ValueError("credits is not an object")
+        for grant, drawn in entry.credits.items():
+            if not (grant.isascii() and grant.isdigit() and len(grant) < 19):
+                raise ValueError(f"credits name {grant!a}, which is no grant")
+            _check_integer(f"credits of grant {grant}", drawn, MAX_INTEGER)
     if not isinstance(entry.metadata, dict):
         raise ValueError("meta is not an object")
     for pair in entry.metadata.items():

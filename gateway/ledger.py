@@ -51,6 +51,7 @@ COLUMNS = {
     "response_bytes": "bigint",
     "period_start": "timestamptz",
     "terms_id": "text",
+    "credits": "jsonb",
 }
 
 # Each call has a row for the meter `calls`, which alone counts it, and one for every other
@@ -89,6 +90,13 @@ WITH fresh AS (
         billable_units = held.billable_units + excluded.billable_units,
         latency_us_sum = held.latency_us_sum + excluded.latency_us_sum,
         response_bytes_sum = held.response_bytes_sum + excluded.response_bytes_sum
+), drawn AS (
+    INSERT INTO gateway_credituse AS held (grant_id, account_id, credits)
+    SELECT key::bigint, account_id, sum(value::bigint)
+    FROM fresh CROSS JOIN LATERAL jsonb_each_text(fresh.credits)
+    GROUP BY 1, 2
+    ORDER BY 1, 2
+    ON CONFLICT (grant_id) DO UPDATE SET credits = held.credits + excluded.credits
 ), stamped AS (
     UPDATE keys_apikey SET last_used_at = latest.admitted_at
     FROM (SELECT key_id, max(admitted_at) AS admitted_at FROM fresh GROUP BY 1) AS latest

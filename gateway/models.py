@@ -160,6 +160,9 @@ class UsageEvent(models.Model):
     response_bytes = models.BigIntegerField()
     period_start = models.DateTimeField()
     terms_id = models.CharField(max_length=40)
+    credits = models.JSONField(
+        null=True, help_text="Prepaid credits drawn by grant, integers; null: none."
+    )
 
     class Meta:
         ordering = ["-admitted_at", "-id"]
@@ -215,6 +218,17 @@ class UsageRollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.quarter:%Y-%m-%d %H:%M} {self.operation}"
+
+
+class CreditUse(models.Model):
+    """Credits drawn of one grant, fed in the ledger's transaction by rows really inserted."""
+
+    grant_id = models.BigIntegerField(primary_key=True)
+    account_id = models.UUIDField(db_index=True)
+    credits = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.credits} of grant {self.grant_id}"
 
 
 class RefusalRollup(models.Model):

@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.models import Q, Sum
 
 from gateway import routes
-from gateway.models import UsageRollup
+from gateway.models import CreditUse, UsageRollup
 from keys import publish, records
 from keys.entitlements import current_period
 from keys.identifiers import new_id
@@ -95,7 +95,7 @@ def _restore_counters(partition: int, now: datetime) -> int:
         if len(accounts) == CHUNK:
             restored += _restore(partition, accounts, now)
             accounts.clear()
-    return restored + _restore(partition, accounts, now)
+    return restored + _restore(partition, accounts, now) + _restore_credits(partition)
 
 
 def _restore(partition: int, periods: dict[UUID, tuple[datetime, datetime]], now: datetime) -> int:
@@ -124,6 +124,15 @@ def _restore(partition: int, periods: dict[UUID, tuple[datetime, datetime]], now
         if calls:
             name = records.used_name(partition, key.pk, key.mode, start, CALLS)
             pipeline.set(name, calls, nx=True, ex=end - now + COUNTER_OUTLIVES)
+    return len(pipeline.execute())
+
+
+def _restore_credits(partition: int) -> int:
+    """Puts back what was drawn of each grant, of ended accounts too: they may come back."""
+    accounts = Entitlement.objects.filter(account__partition=partition).values("pk")
+    pipeline = records.connection().pipeline(transaction=False)
+    for use in CreditUse.objects.filter(account_id__in=accounts).iterator(CHUNK):
+        pipeline.set(records.drawn_name(partition, use.grant_id), use.credits, nx=True)
     return len(pipeline.execute())
 
 

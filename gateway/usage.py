@@ -20,7 +20,7 @@ from django.db.models import F, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce, Trunc
 
 from gateway.entries import EPOCH
-from gateway.models import UsageEvent, UsageRollup
+from gateway.models import CreditUse, UsageEvent, UsageRollup
 from keys import records
 from keys.models import ApiKey
 
@@ -101,6 +101,11 @@ class Growth:
     account_id: UUID
     calls: int
     calls_before: int
+
+
+def credits_drawn(account_id: UUID) -> dict[int, int]:
+    """Credits drawn so far by grant, for settled calls that the ledger has."""
+    return dict(CreditUse.objects.filter(account_id=account_id).values_list("grant_id", "credits"))
 
 
 def of_period(

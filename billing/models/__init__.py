@@ -1,5 +1,6 @@
 """Plans and their frozen versions, checkouts, subscriptions, contracts, the provider inbox."""
 
+from billing.models.allowances import CreditGrant, SpendCap
 from billing.models.prices import (
     Contract,
     EnterpriseRequest,
@@ -16,12 +17,14 @@ __all__ = [
     "BillingEvent",
     "Checkout",
     "Contract",
+    "CreditGrant",
     "EnterpriseRequest",
     "PastIncluded",
     "Plan",
     "PlanMeter",
     "PlanVersion",
     "ProviderEvent",
+    "SpendCap",
     "Subscription",
     "TierMode",
     "sandbox_models",  # registers its tables

@@ -12,6 +12,7 @@ from billing import rating
 class PastIncluded(models.TextChoices):
     REFUSE = "refuse", "refuse further calls"
     BILL = "bill", "bill further units by the price tiers"
+    CREDITS = "credits", "pay further units with prepaid credits"
 
 
 class TierMode(models.TextChoices):
@@ -26,8 +27,8 @@ MAX_RATE_PER_SECOND = 1_000_000
 _FROZEN = "A published version is a promise and never changes: make a new version."
 
 
-def _check_tiers(past_included: str, mode: str, tiers: Any) -> None:
-    """ValidationError on `tiers` where they can't be rated, or are missing or in vain."""
+def _check_past(past_included: str, mode: str, tiers: Any, credits_per_unit: int) -> None:
+    """ValidationError where prices can't be rated, or are missing or in vain."""
     try:
         parsed = rating.parse_tiers(tiers, mode)
     except ValueError as error:
@@ -35,6 +36,10 @@ def _check_tiers(past_included: str, mode: str, tiers: Any) -> None:
     if bool(parsed) != (past_included == PastIncluded.BILL):
         raise ValidationError(
             {"tiers": "Prices are needed to bill past what is included, and only then."}
+        )
+    if bool(credits_per_unit) != (past_included == PastIncluded.CREDITS):
+        raise ValidationError(
+            {"credits_per_unit": "Needed where credits pay past what is included, and only then."}
         )
 
 
@@ -88,6 +93,15 @@ class PlanVersion(models.Model):
     burst = models.PositiveIntegerField(
         default=10, validators=[MinValueValidator(1)], help_text="Calls at once."
     )
+    concurrency = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Calls that may run at the same time; empty: any number.",
+    )
+    apis = models.JSONField(
+        null=True, blank=True, help_text="Slugs of the APIs that may be called; null: all."
+    )
     test_quota_per_day = models.PositiveIntegerField(default=200)
     key_limit = models.PositiveSmallIntegerField(default=10)
     published_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -123,7 +137,10 @@ class PlanMeter(models.Model):
     meter = models.ForeignKey("gateway.Meter", models.PROTECT, related_name="+")
     included_units = models.PositiveBigIntegerField(help_text="Per billing period.")
     past_included = models.CharField(
-        max_length=6, choices=PastIncluded, default=PastIncluded.REFUSE
+        max_length=7, choices=PastIncluded, default=PastIncluded.REFUSE
+    )
+    credits_per_unit = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="What a unit past the included ones costs in credits."
     )
     tier_mode = models.CharField(max_length=9, choices=TierMode, default=TierMode.GRADUATED)
     tiers = models.JSONField(
@@ -151,7 +168,7 @@ class PlanMeter(models.Model):
     def clean(self) -> None:
         if self.version.frozen:
             raise ValidationError(_FROZEN)
-        _check_tiers(self.past_included, self.tier_mode, self.tiers)
+        _check_past(self.past_included, self.tier_mode, self.tiers, self.credits_per_unit)
 
 
 class Contract(models.Model):
@@ -170,9 +187,21 @@ class Contract(models.Model):
     burst = models.PositiveIntegerField(validators=[MinValueValidator(1)])
     included_calls = models.PositiveBigIntegerField(help_text="Per billing period.")
     past_included = models.CharField(
-        max_length=6, choices=PastIncluded, default=PastIncluded.REFUSE
+        max_length=7, choices=PastIncluded, default=PastIncluded.REFUSE
+    )
+    credits_per_unit = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="What a call past the included ones costs in credits."
     )
     tiers = models.JSONField(default=list, blank=True, help_text="As in a plan version.")
+    concurrency = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Calls that may run at the same time; empty: any number.",
+    )
+    apis = models.JSONField(
+        null=True, blank=True, help_text="Slugs of the APIs that may be called; null: all."
+    )
     sla_text = models.TextField(blank=True)
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True, blank=True)
@@ -185,7 +214,7 @@ class Contract(models.Model):
         return f"{self.title} of {self.account}"
 
     def clean(self) -> None:
-        _check_tiers(self.past_included, TierMode.GRADUATED, self.tiers)
+        _check_past(self.past_included, TierMode.GRADUATED, self.tiers, self.credits_per_unit)
         if self.ends_at and self.starts_at and self.ends_at <= self.starts_at:
             raise ValidationError({"ends_at": "The end lies after the start."})
 

@@ -49,7 +49,7 @@ for meter, draw in pairs(back.draws) do
   for i = #draw - 1, 3, -2 do
     local grant, part = draw[i], math.min(draw[i + 1], due)
     due = due - part
-    drawn[grant] = (drawn[grant] or 0) + draw[i + 1] - part
+    if part < draw[i + 1] then drawn[grant] = (drawn[grant] or 0) + draw[i + 1] - part end
     local name = 'drawn:' .. tag .. ':' .. grant
     if part > 0 and redis.call('EXISTS', name) == 1 then redis.call('DECRBY', name, part) end
   end

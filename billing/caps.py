@@ -1,0 +1,75 @@
+"""Spend caps: prices compiled for the gateway into integers. Reads no database.
+
+`rating` stays the source: for every quantity the gateway's figure is the bill's line, but for
+volume prices, where it is the most that this quantity or a smaller one costs. A call that is
+given back lowers the quantity, and must not raise the cost past the cap. Prices with more
+places than exact arithmetic has room for are rounded up.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil, lcm
+
+from billing import money, rating
+from keys.spend import MeterCost, Segment, SpendCap
+
+# The gateway's script calculates in doubles, exact below this.
+EXACT_BELOW = 2**53
+
+
+def compile_cap(cap_minor: int, price: rating.Price) -> SpendCap:
+    """A cap on the usage of one period at this price."""
+    unit = 10 ** money.exponent(price.currency)
+    most_per = max(EXACT_BELOW // (4 * (cap_minor + 1)), 1)
+    costs = tuple(
+        MeterCost(
+            meter.meter,
+            meter.included_units,
+            tuple(_segment(*line, most_per) for line in _lines(meter, unit)),
+        )
+        for meter in price.meters
+        if meter.tiers
+    )
+    return SpendCap(cap_minor, price.currency, costs)
+
+
+Line = tuple[int, Fraction, int, Fraction]
+"""From, base, step, rise: past `from` units each started step adds `rise` minor units to base."""
+
+
+def _lines(meter: rating.MeterPrice, unit: int) -> list[Line]:
+    if meter.tier_mode == "volume":
+        return _volume(meter.tiers, unit)
+    lines: list[Line] = []
+    floor, base = 0, Fraction(0)
+    for tier in meter.tiers:
+        step = tier.per if meter.tier_mode == "package" else 1
+        rise = Fraction(tier.price) * unit * step / tier.per
+        lines.append((floor, base, step, rise))
+        if tier.up_to is not None:
+            base += -(-(tier.up_to - floor) // step) * rise
+            floor = tier.up_to
+    return lines
+
+
+def _volume(tiers: tuple[rating.Tier, ...], unit: int) -> list[Line]:
+    """All units at the price of the tier reached; flat where that would be less than before."""
+    lines: list[Line] = []
+    floor, peak = 0, Fraction(0)
+    for tier in tiers:
+        rise = Fraction(tier.price) * unit / tier.per
+        start: int | None = floor
+        if (floor + 1) * rise < peak:
+            lines.append((floor, peak, 1, Fraction(0)))
+            start = int(peak // rise) if rise else None
+        if start is not None and (tier.up_to is None or start < tier.up_to):
+            lines.append((start, start * rise, 1, rise))
+        if tier.up_to is not None:
+            floor, peak = tier.up_to, max(peak, tier.up_to * rise)
+    return lines
+
+
+def _segment(start: int, base: Fraction, step: int, rise: Fraction, most_per: int) -> Segment:
+    per = min(lcm(base.denominator, rise.denominator), most_per)
+    return start, ceil(base * per), step, ceil(rise * per), per
