@@ -87,7 +87,12 @@ def promises(version: PlanVersion | None) -> tuple[str, ...]:
             price = money.decimal_text(tier.price, version.currency, short=True)
             of = "" if meter.meter.name == CALLS else f" {label}"
             beyond.append(f"Then {price} per {tier.per:,}{of}, or stop")
-    return (*quantities, f"{version.rate_per_second:,} calls a second", *beyond)
+        elif meter.past_included == PastIncluded.CREDITS:
+            beyond.append(f"Then {meter.credits_per_unit:,} prepaid credits each")
+    rates = [f"{version.rate_per_second:,} calls a second"]
+    if version.concurrency:
+        rates.append(f"{version.concurrency:,} calls at the same time")
+    return (*quantities, *rates, *beyond)
 
 
 def publish(version: PlanVersion, now: datetime) -> None:

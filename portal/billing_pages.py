@@ -6,21 +6,26 @@ asks first. Shows no invoices yet.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
 import structlog
 from django import forms
 from django.contrib import messages
-from django.http import HttpResponse
+from django.core.exceptions import ValidationError
+from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from billing import catalogue, estimates, subscriptions, terms
-from billing.models import Checkout, PastIncluded, Subscription
+from billing import allowances, catalogue, estimates, money, subscriptions, terms
+from billing.models import Checkout, PastIncluded, SpendCap, Subscription
+from billing.models.allowances import MAX_CAP_MINOR
 from billing.providers import ProviderUnavailable
 from gateway import usage
 from keys import issuance
-from keys.models import ApiKey
+from keys.models import ApiKey, Entitlement
 from portal import notices, quotas
 from portal.access import AccountRequest, entitlement_of, member
 from portal.roles import Capability, may
@@ -61,6 +66,30 @@ class Cancel(forms.Form):
     )
 
 
+class SpendCapForm(forms.Form):
+    """An amount in major units of a currency; empty takes the cap away."""
+
+    amount = forms.DecimalField(required=False, min_value=0, label="At most, per period")
+
+    def __init__(self, currency: str, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._currency = currency
+        self.fields["amount"].help_text = f"In {currency}; empty: no cap."
+
+    def clean_amount(self) -> int | None:
+        """Minor units, or None for no cap."""
+        amount: Decimal | None = self.cleaned_data["amount"]
+        if amount is None:
+            return None
+        if amount > money.to_major(MAX_CAP_MINOR, self._currency):
+            raise ValidationError("That is more than a cap can be.")
+        cap_minor = money.to_minor(amount, self._currency)
+        if money.to_major(cap_minor, self._currency) != amount:
+            places = money.exponent(self._currency)
+            raise ValidationError(f"{self._currency} has {places} decimal places.")
+        return cap_minor
+
+
 @require_GET
 @member()
 def billing(request: AccountRequest) -> HttpResponse:
@@ -68,6 +97,31 @@ def billing(request: AccountRequest) -> HttpResponse:
     account = request.account
     entitlement = entitlement_of(account)
     has = terms.standing(account.pk, now)
+    return _page(request, entitlement, has, _cap_form(request, has), now)
+
+
+def _cap_form(
+    request: AccountRequest, has: terms.Standing, data: QueryDict | None = None
+) -> SpendCapForm | None:
+    """None where nothing can be billed, or the member may not choose."""
+    priced = terms.price(has)
+    if priced is None or not may(request.membership.role, Capability.BILLING):
+        return None
+    if not any(meter.tiers for meter in priced.meters):
+        return None
+    cap = SpendCap.objects.filter(account_id=request.account.pk).first()
+    set_now = money.to_major(cap.cap_minor, priced.currency) if cap else None
+    return SpendCapForm(priced.currency, data, initial={"amount": set_now})
+
+
+def _page(
+    request: AccountRequest,
+    entitlement: Entitlement | None,
+    has: terms.Standing,
+    cap_form: SpendCapForm | None,
+    now: datetime,
+) -> HttpResponse:
+    account = request.account
     version = has.subscription.version if has.subscription and not has.contract else None
     period = quotas.period_of(entitlement, now)
     used = usage.of_period(account.pk, *period) if period else None
@@ -92,8 +146,32 @@ def billing(request: AccountRequest) -> HttpResponse:
                 state=Checkout.State.OPEN, payment_pending=True
             ).first(),
             "may_buy": may(request.membership.role, Capability.BILLING),
+            "cap_form": cap_form,
         },
+        status=422 if cap_form and cap_form.errors else 200,
     )
+
+
+@require_POST
+@member(Capability.BILLING)
+def billing_spend_cap(request: AccountRequest) -> HttpResponse:
+    """Sets or takes away the account's own cap on what usage may cost."""
+    now = timezone.now()
+    has = terms.standing(request.account.pk, now)
+    form = _cap_form(request, has, request.POST)
+    if form is None:
+        messages.info(request, "Nothing is billed past what the plan includes: no cap is needed.")
+        return redirect("billing")
+    if not form.is_valid():
+        return _page(request, entitlement_of(request.account), has, form, now)
+    cap_minor = form.cleaned_data["amount"]
+    allowances.set_cap(request.account, cap_minor, by=request.user, now=now)
+    if cap_minor is None:
+        messages.success(request, "There is no spend cap any more.")
+    else:
+        capped = money.text(cap_minor, has.currency)
+        messages.success(request, f"Usage of a period costs {capped} at most from now on.")
+    return redirect("billing")
 
 
 @require_http_methods(["GET", "POST"])

@@ -23,6 +23,7 @@ class Quota:
     used: int
     included: int
     refuses_past_included: bool
+    credits_per_unit: int
     period_start: datetime
     period_end: datetime
     now: datetime
@@ -93,6 +94,7 @@ def of_period(
             used=used.get(name, 0),
             included=terms.included,
             refuses_past_included=terms.past == "refuse",
+            credits_per_unit=terms.credits_per_unit,
             period_start=period[0],
             period_end=period[1],
             now=now,

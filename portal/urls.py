@@ -62,6 +62,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("dashboard/billing/", billing_pages.billing, name="billing"),
     path("dashboard/billing/cancel/", billing_pages.billing_cancel, name="billing_cancel"),
     path("dashboard/billing/resume/", billing_pages.billing_resume, name="billing_resume"),
+    path("dashboard/billing/spend-cap/", billing_pages.billing_spend_cap, name="billing_spend_cap"),
     path("dashboard/billing/overage/", billing_pages.billing_overage, name="billing_overage"),
     # keys
     path("dashboard/keys/", key_pages.key_list, name="keys"),

@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from billing.models import Contract, Subscription
+from billing.models import Contract, CreditGrant, Subscription
 from gateway import usage
 from keys import entitlements
 from keys.models import ApiKey, Entitlement
@@ -93,6 +93,13 @@ class ContractInline(FactsInline[Contract, Account]):
     readonly_fields = fields
 
 
+class CreditGrantInline(FactsInline[CreditGrant, Account]):
+    model = CreditGrant
+    fields = ("itself", "priority", "expires_at", "reason", "created_at")
+    readonly_fields = fields
+    verbose_name_plural = "prepaid credits"
+
+
 class KeyInline(FactsInline[ApiKey, Account]):
     model = ApiKey
     fields = ("itself", "mode", "state", "created_at", "last_used_at")
@@ -109,7 +116,7 @@ class AccountAdmin(Desk[Account]):
     search_fields = ("name", "billing_email", "members__email", "id__exact")
     search_help_text = "Name, billing email, a member’s email, or the account’s id."
     date_hierarchy = "created_at"
-    inlines = (MembershipInline, SubscriptionInline, ContractInline, KeyInline)
+    inlines = (MembershipInline, SubscriptionInline, ContractInline, CreditGrantInline, KeyInline)
     change_form_template = "admin/account_change_form.html"
     fields = ("name", "billing_email", "id", "created_at", "entitlement_summary", "usage_summary")
     readonly_fields = ("id", "created_at", "entitlement_summary", "usage_summary")

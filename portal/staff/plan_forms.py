@@ -14,6 +14,7 @@ from django.forms import ModelForm
 
 from billing import money
 from billing.models import Contract, Plan, PlanMeter, PlanVersion
+from gateway.models import Api
 
 Priced = TypeVar("Priced", bound=Model)
 
@@ -43,6 +44,21 @@ class TiersField(forms.JSONField):
     def clean(self, value: Any) -> Any:
         given = super().clean(value)
         return [] if given is None else given
+
+
+class ApisField(forms.MultipleChoiceField):
+    """Slugs of APIs as a JSON list; none chosen means all, also those that are added later."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            required=False,
+            label="APIs",
+            choices=lambda: [(api.slug, api.name) for api in Api.objects.defer("document")],
+            help_text="Those that may be called; none chosen: all, also those added later.",
+        )
+
+    def clean(self, value: Any) -> Any:
+        return super().clean(value) or None
 
 
 class PricedForm(ModelForm[Priced]):
@@ -97,6 +113,8 @@ class PlanForm(ModelForm[Plan]):
 
 
 class VersionForm(PricedForm[PlanVersion]):
+    apis = ApisField()
+
     class Meta:
         model = PlanVersion
         fields = (
@@ -105,6 +123,8 @@ class VersionForm(PricedForm[PlanVersion]):
             "interval",
             "rate_per_second",
             "burst",
+            "concurrency",
+            "apis",
             "key_limit",
             "test_quota_per_day",
         )
@@ -115,11 +135,19 @@ class MeterTermsForm(ModelForm[PlanMeter]):
 
     class Meta:
         model = PlanMeter
-        fields = ("meter", "included_units", "past_included", "tier_mode", "tiers")
+        fields = (
+            "meter",
+            "included_units",
+            "past_included",
+            "credits_per_unit",
+            "tier_mode",
+            "tiers",
+        )
 
 
 class ContractForm(PricedForm[Contract]):
     tiers = TiersField()
+    apis = ApisField()
 
     class Meta:
         model = Contract
@@ -129,8 +157,11 @@ class ContractForm(PricedForm[Contract]):
             "currency",
             "rate_per_second",
             "burst",
+            "concurrency",
+            "apis",
             "included_calls",
             "past_included",
+            "credits_per_unit",
             "tiers",
             "sla_text",
             "starts_at",

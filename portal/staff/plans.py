@@ -172,7 +172,8 @@ class PlanVersionAdmin(Desk[PlanVersion]):
         shown = (
             "plan",
             *(("price",) if published else (("currency", "interval"), "base_price")),
-            ("rate_per_second", "burst"),
+            ("rate_per_second", "burst", "concurrency"),
+            "apis",
             "key_limit",
             "test_quota_per_day",
         )
@@ -232,9 +233,10 @@ class ContractAdmin(Desk[Contract]):
         "account",
         "title",
         ("currency", "base_price"),
-        ("rate_per_second", "burst"),
+        ("rate_per_second", "burst", "concurrency"),
+        "apis",
         "included_calls",
-        "past_included",
+        ("past_included", "credits_per_unit"),
         "tiers",
         "sla_text",
         "starts_at",

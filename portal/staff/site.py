@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "billing.Plan",
         "billing.PlanVersion",
         "billing.Contract",
+        "billing.CreditGrant",
         "billing.Subscription",
         "billing.Checkout",
         "billing.BillingEvent",
