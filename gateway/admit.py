@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import hiredis
 import structlog
 
 from gateway.intake import Call
-from gateway.link import Down, Link, Lost, Script
-from gateway.problems import Headers, Refusal
+from gateway.link import (
+    EVENT_CHARACTERS,
+    Argument,
+    Down,
+    Link,
+    Lost,
+    Script,
+    Template,
+    hole,
+    is_unknown_script,
+)
+from gateway.problems import Refusal
 from gateway.restrictions import Remembered, Restrictions
 from gateway.routes import ApiRoutes, Operation, Table
 from gateway.settle import Settler
@@ -30,8 +39,10 @@ MAX_STREAM_ENTRIES = 1_000_000
 """Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted."""
 DEADLINE_SLACK_MS = 60_000
 """How long after all timeouts of its API a call is taken for abandoned."""
-ATTEMPTS = 4
-"""An admission may find newer routes and newer restrictions, and both once more."""
+ATTEMPTS = 5
+"""An admission may find a new script, newer routes, newer restrictions, and some once more."""
+
+DIGEST_CHARACTERS = 64
 
 UNAVAILABLE = Refusal("limits_unavailable", wait_s=1)
 UNKNOWN_KEY = Refusal("unknown_key")
@@ -41,7 +52,7 @@ NO_OPERATION = Operation("", {"calls": 0}, {})
 
 
 class Admission(NamedTuple):
-    """A call that may go on. `headers` tell the client what is left."""
+    """A call that may go on. `head` tells the client what is left, as lines of its answer."""
 
     event_id: str
     api: ApiRoutes
@@ -50,7 +61,7 @@ class Admission(NamedTuple):
     account: bytes
     mode: bytes
     plan: bytes
-    headers: Headers
+    head: bytes
 
 
 Match = tuple[ApiRoutes | None, Operation, Refusal | None]
@@ -64,7 +75,8 @@ def match(table: Table, call: Call) -> Match:
     found = api.find(call.method, call.path)
     if isinstance(found, Refusal):
         return api, NO_OPERATION, found
-    if call.content_length is not None and call.content_length > api.max_body:
+    length = call.said.content_length
+    if length is not None and length > api.max_body:
         return api, found, BODY_TOO_LARGE
     return api, found, None
 
@@ -88,10 +100,10 @@ class Gate:
 
         choose: says which operation the call is of, by the routes that hold
         """
-        if call.partition not in records.PARTITIONS:
+        partition, digest = call.said.partition, call.said.digest
+        if partition not in records.PARTITIONS:
             return UNKNOWN_KEY
-        prefix, tag = _names(call.partition)
-        restrictions = self._restrictions.get(call.digest)
+        restrictions = self._restrictions.get(digest)
         for _ in range(ATTEMPTS):
             table = self.table
             api, operation, refusal = choose(table, call)
@@ -99,40 +111,42 @@ class Gate:
             if restrictions is not None:
                 judged = None if refusal or not api else f"{api.slug} {operation.label}"
                 judgement = restrictions.judge(call, judged)
+            revision = restrictions.revision if restrictions else b""
+            code = judgement.code if judgement else ""
+            if api is None or refusal or revision:
+                packed = SCRIPT.by_sha(
+                    *_arguments(
+                        partition, digest, event_id, table.version, api, operation, refusal,
+                        revision, code,
+                    )
+                )  # fmt: skip
+            else:
+                template = operation.admits.get(partition)
+                if template is None:
+                    template = operation.admits[partition] = _template(
+                        partition, table.version, api, operation
+                    )
+                packed = template.filled(digest, event_id)
             try:
-                reply = await self._link.run(
-                    SCRIPT,
-                    1,
-                    prefix + call.digest,
-                    tag,
-                    event_id,
-                    table.version,
-                    restrictions.revision if restrictions else "",
-                    api.slug if api else "",
-                    operation.label,
-                    (api.longest_ms if api else 0) + DEADLINE_SLACK_MS,
-                    MAX_STREAM_ENTRIES,
-                    refusal.code if refusal else "",
-                    refusal.status if refusal else 0,
-                    operation.units_json,
-                    judgement.code if judgement else "",
-                    *operation.arguments,
-                )
+                reply = await self._link.ask(packed)
                 if reply[0] == b"routes":
-                    await self._reload(call.partition)
+                    await self._reload(partition)
                     continue
                 if reply[0] == b"judge":
                     restrictions = Restrictions(*reply[1:])
-                    self._restrictions.put(call.digest, restrictions)
+                    self._restrictions.put(digest, restrictions)
                     continue
             except Down:
                 return UNAVAILABLE
             except Lost:
                 # Perhaps charged. Never asked again: closed unbilled once Redis is back.
                 if refusal is None and judgement is None:
-                    self._settler.void(event_id, call.partition, operation)
+                    self._settler.void(event_id, partition, operation)
                 return UNAVAILABLE
             except hiredis.ReplyError as error:
+                if is_unknown_script(error):
+                    self._link.load_scripts()
+                    continue
                 log.error("admit.failed", reason=str(error))
                 return UNAVAILABLE
             return _verdict(reply, event_id, api, operation, (judgement, refusal))
@@ -159,10 +173,45 @@ class Gate:
             log.info("routes.loaded", version=self.table.version)
 
 
-@cache
-def _names(partition: int) -> tuple[str, str]:
-    """What the names of key records begin with, and the partition's hash tag."""
-    return records.key_name(partition, ""), records.tag(partition)
+def _arguments(
+    partition: int,
+    digest: str,
+    event_id: str,
+    version: str,
+    api: ApiRoutes | None,
+    operation: Operation,
+    refusal: Refusal | None,
+    revision: bytes,
+    judgement: str,
+) -> tuple[Argument, ...]:
+    """What admit.lua is given: the number of keys, its key, its arguments."""
+    return (
+        1,
+        records.key_name(partition, digest),
+        records.tag(partition),
+        event_id,
+        version,
+        revision,
+        api.slug if api else "",
+        operation.label,
+        (api.longest_ms if api else 0) + DEADLINE_SLACK_MS,
+        MAX_STREAM_ENTRIES,
+        refusal.code if refusal else "",
+        refusal.status if refusal else 0,
+        operation.units_json,
+        judgement,
+        *operation.arguments,
+    )
+
+
+def _template(partition: int, version: str, api: ApiRoutes, operation: Operation) -> Template:
+    """The command for unrestricted keys, which differs from call to call in key and event."""
+    digest, event_id = hole(DIGEST_CHARACTERS), hole(EVENT_CHARACTERS)
+    return Template(
+        SCRIPT.by_sha(
+            *_arguments(partition, digest, event_id, version, api, operation, None, b"", "")
+        )
+    )
 
 
 def _verdict(
@@ -177,20 +226,20 @@ def _verdict(
         return UNAVAILABLE
     if code == b"unknown_key":
         return UNKNOWN_KEY
-    key, account, mode, plan, *limits = reply[2:]
-    headers = _limit_headers(*limits) if limits else []
-    headers.append((b"keystile-mode", mode))
+    _, wait_s, key, account, mode, plan, *limits = reply
+    head = _limit_lines(*limits) if limits else b""
+    head += b"keystile-mode: %b\r\n" % mode
     if code:
         for refusal in decided:
             if refusal is not None and refusal.code == code.decode():
-                return refusal._replace(headers=(*refusal.headers, *headers))
-        return Refusal(code.decode(), wait_s=reply[1], headers=tuple(headers))
+                return refusal._replace(lines=head)
+        return Refusal(code.decode(), wait_s=wait_s, lines=head)
     assert api is not None  # noqa: S101  without an API there was a refusal
-    headers.append((b"keystile-event", event_id.encode()))
-    return Admission(event_id, api, operation, key, account, mode, plan, headers)
+    head += b"keystile-event: %b\r\n" % event_id.encode()
+    return Admission(event_id, api, operation, key, account, mode, plan, head)
 
 
-def _limit_headers(
+def _limit_lines(
     burst: int,
     window_s: int,
     left: int,
@@ -200,34 +249,27 @@ def _limit_headers(
     quota_window_s: int,
     quota_reset_s: int,
     quota_is_first: int,
-) -> Headers:
-    """RateLimit fields (draft-ietf-httpapi-ratelimit-headers) and their older cousins.
+) -> bytes:
+    """RateLimit fields (draft-ietf-httpapi-ratelimit-headers) and their older cousins, as lines.
 
     `X-RateLimit-*` speak of the limit that the client meets first. Resets are in seconds.
     """
-    limit = burst
     if quota is None or quota_left is None:
-        state = b'"burst";r=%d;t=%d' % (left, reset_s)
-    else:
-        numbers = (left, reset_s, quota_left, quota_reset_s)
-        state = b'"burst";r=%d;t=%d, "quota";r=%d;t=%d' % numbers
-        if quota_is_first:
-            limit, left, reset_s = quota, quota_left, quota_reset_s
-    headers = [
-        (b"ratelimit-policy", _policy(burst, window_s, quota, quota_window_s)),
-        (b"ratelimit", state),
-        (b"x-ratelimit-limit", b"%d" % limit),
-        (b"x-ratelimit-remaining", b"%d" % left),
-        (b"x-ratelimit-reset", b"%d" % reset_s),
-    ]
-    if quota_left is not None:
-        headers.append((b"keystile-quota-remaining", b"%d" % quota_left))
-    return headers
-
-
-@lru_cache(maxsize=4096)
-def _policy(burst: int, window_s: int, quota: int | None, quota_window_s: int) -> bytes:
-    policy = f'"burst";q={burst};w={window_s}'
-    if quota is not None:
-        policy += f', "quota";q={quota};w={quota_window_s}'
-    return policy.encode()
+        lines = (
+            b'ratelimit-policy: "burst";q=%d;w=%d\r\nratelimit: "burst";r=%d;t=%d\r\n'
+            b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
+            % (burst, window_s, left, reset_s, burst, left, reset_s)
+        )
+        if quota_left is not None:
+            lines += b"keystile-quota-remaining: %d\r\n" % quota_left
+        return lines
+    first = (quota, quota_left, quota_reset_s) if quota_is_first else (burst, left, reset_s)
+    return (
+        b'ratelimit-policy: "burst";q=%d;w=%d, "quota";q=%d;w=%d\r\n'
+        b'ratelimit: "burst";r=%d;t=%d, "quota";r=%d;t=%d\r\n'
+        b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
+        b"keystile-quota-remaining: %d\r\n"
+    ) % (
+        burst, window_s, quota, quota_window_s, left, reset_s, quota_left, quota_reset_s,
+        *first, quota_left,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -26,8 +26,7 @@ from rest_framework.views import APIView
 
 from gateway import intake
 from gateway.door import door
-from gateway.forward import Message
-from gateway.problems import Refusal
+from gateway.problems import Refusal, fields_of
 from keys import issuance
 from keys.models import Entitlement
 
@@ -81,7 +80,7 @@ class TryItView(APIView):
             shown.show(NO_PLAN)
         else:
             key = issuance.console_key(account, timezone.now())
-            call.partition, call.digest = key.partition, key.digest or ""
+            call.said.partition, call.said.digest = key.partition, key.digest or ""
             body = request.POST.get("body", "").encode()
             door.run(_try(call, body, shown))
         elapsed_ms = round((time.monotonic() - started) * 1000)
@@ -119,13 +118,11 @@ def try_call(request: HttpRequest, api: str) -> intake.Call | Refusal:
     if query:
         target += "?" + urlencode(query)
     return intake.read(
-        {
-            "method": form.get("method", "GET").upper(),
-            "keystile.target": target.encode(),
-            "headers": headers,
-            "scheme": request.scheme,
-            "client": (request.META.get("REMOTE_ADDR", "unknown"), 0),
-        }
+        form.get("method", "GET").upper(),
+        target.encode(),
+        intake.read_fields(headers),
+        scheme=(request.scheme or "http").encode(),
+        peer=request.META.get("REMOTE_ADDR", "unknown").encode(),
     )
 
 
@@ -135,47 +132,50 @@ async def _try(call: intake.Call, body: bytes, shown: _Shown) -> None:
     if isinstance(admission, Refusal):
         shown.show(admission)
         return
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        if not messages:
-            await asyncio.Event().wait()  # a form does not leave
-        return messages.pop()
-
+    shown.form = body
     try:
         async with asyncio.timeout(TRY_SECONDS):
-            await door.gateway.carry_out(call, admission, receive, shown.take, started)
+            await door.gateway.carry_out(call, admission, shown, started)
     except TimeoutError:
         shown.is_cut = True
 
 
 class _Shown:
-    """What a person gets to see of an answer."""
+    """What a person gets to see of an answer: the form is the call's client."""
 
     def __init__(self) -> None:
+        self.form = b""  # the request's body
+        self.is_cut = False
         self._status = 0
         self._headers: dict[str, str] = {}
         self._body = b""
-        self.is_cut = False
 
-    async def take(self, message: Mapping[str, Any]) -> None:
-        """Takes an ASGI message; of the body no more than is shown."""
-        if message["type"] == "http.response.start":
-            self._take_head(message["status"], message["headers"])
-        else:
-            room = SHOWN_BYTES - len(self._body)
-            self._body += message.get("body", b"")[:room]
-            self.is_cut = self.is_cut or len(message.get("body", b"")) > room
+    async def part(self) -> tuple[bytes, bool]:
+        return self.form, False
 
-    def show(self, refusal: Refusal) -> None:
-        body = refusal.body()
-        self._take_head(refusal.status, refusal.response_headers(body))
-        self._body = body
+    def watch(self, left: Callable[[], None]) -> None:
+        pass  # a form does not leave
 
-    def _take_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+    def start(self, status: int, head: bytes, length: int | None) -> None:  # noqa: ARG002
+        given = {name.decode(): value.decode("latin-1") for name, value in fields_of(head)}
         self._status = status
         self._headers = {name: given[name] for name in HEADERS_OF_INTEREST if name in given}
+
+    async def write(self, data: bytes, *, more: bool) -> None:  # noqa: ARG002
+        self._take(data)
+
+    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
+        self.start(status, head, length)
+        self._take(body)
+
+    def _take(self, data: bytes) -> None:
+        """Of the body no more than is shown."""
+        room = SHOWN_BYTES - len(self._body)
+        self._body += data[:room]
+        self.is_cut = self.is_cut or len(data) > room
+
+    def show(self, refusal: Refusal) -> None:
+        self.answer(refusal.status, refusal.head(), refusal.body(), 0)
 
     def context(self) -> dict[str, Any]:
         """status (0: none came in time), phrase, tone, headers, body as text, is_cut."""

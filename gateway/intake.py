@@ -1,14 +1,16 @@
 """What a call must look like before anything is asked about it, and what of it goes upstream.
 
-Owns the reading of an ASGI scope: the strictness that the server lacks, where the key stands,
-which header fields may pass. Does no I/O. What it returns is either a `Call` or a `Refusal`.
+Owns the reading of a request: the strictness that HTTP parsers lack, where the key stands, which
+header fields may pass, who the client is. Does no I/O. What it returns is either a `Call` or a
+`Refusal`.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+
+from django.conf import settings
 
 from gateway.problems import Refusal
 from keys import tokens
@@ -32,84 +34,111 @@ MAX_PATH_BYTES = 8192
 
 # Read one by one below.
 SPECIAL = frozenset(
-    b"host authorization x-api-key content-length transfer-encoding connection upgrade".split()
+    b"host authorization x-api-key content-length transfer-encoding connection upgrade "
+    b"x-forwarded-for".split()
 )
-# RFC 9110 §7.6.1, and what speaks of the hop, the client or the browser's session here.
+# RFC 9110 §7.6.1, and what speaks of the hop, the client or the browser here.
 DROPPED = frozenset(
-    b"keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer expect cookie "
-    b"forwarded x-real-ip x-client-ip client-ip true-client-ip cf-connecting-ip via".split()
+    b"keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer expect "
+    b"forwarded x-real-ip x-client-ip client-ip true-client-ip cf-connecting-ip".split()
 )
 DROPPED_PREFIXES = (b"x-forwarded-", b"keystile-", b"x-original-")
+OUR_COOKIES = frozenset((settings.SESSION_COOKIE_NAME.encode(), settings.CSRF_COOKIE_NAME.encode()))
+"""A browser that is signed in at the site sends these to a gateway on the same host."""
 
 MISSING_KEY = Refusal("missing_key")
 MALFORMED_KEY = Refusal("malformed_key")
 
 
-class Call:
-    """One request as it goes on: what was asked, with which key, and what may be forwarded.
+class Fields:
+    """What the header fields of a request say, whatever its method and target are.
 
-    api:            slug, from the path
-    path:           the rest of the path, as it came, at least "/"
-    query:          with its "?", as it came; empty if there was none
-    content_length: as announced; None without one
     chunked:        whether the body comes in chunks
-    fields:         header fields for the upstream, without key, identity and framing
+    content_length: as announced; None without one
+    passed:         the fields for the upstream, without key, identity and framing
+    host:           as it was asked for
     digest:         what stands for the key (keys.tokens); empty if there was none
     partition:      where the key's record is
+    forwarded_for:  what proxies say of the client; believed of trusted ones only
     """
 
     __slots__ = (
-        "api",
+        "_lines",
+        "_without",
         "chunked",
-        "client",
         "content_length",
         "digest",
-        "fields",
+        "forwarded_for",
         "host",
-        "method",
         "partition",
-        "path",
-        "query",
-        "scheme",
+        "passed",
     )
 
+    def __init__(self) -> None:
+        self.chunked = False
+        self.content_length: int | None = None
+        self.passed: list[tuple[bytes, bytes]] = []
+        self.host = b""
+        self.digest = ""
+        self.partition = 0
+        self.forwarded_for = b""
+        self._without: frozenset[bytes] | None = None
+        self._lines = b""
+
+    def lines(self, without: frozenset[bytes]) -> bytes:
+        """The passed fields as they are written upstream, less those that the API sets itself."""
+        if without is not self._without:
+            kept = [field for field in self.passed if field[0] not in without]
+            self._lines = b"".join([b"%b: %b\r\n" % field for field in kept])
+            self._without = without
+        return self._lines
+
+    def field(self, name: bytes) -> bytes:
+        """The value of a passed field that is there exactly once; else empty."""
+        values = [value for field, value in self.passed if field == name]
+        return values[0] if len(values) == 1 else b""
+
+
+class Call:
+    """One request as it goes on: what was asked, by whom, and what else its fields say.
+
+    api:    slug, from the path
+    path:   the rest of the path, as it came, at least "/"
+    query:  with its "?", as it came; empty if there was none
+    client: the address that the call comes from, as text
+    """
+
+    __slots__ = ("api", "client", "method", "path", "query", "said", "scheme")
+
     api: str
-    chunked: bool
     client: bytes
-    content_length: int | None
-    fields: list[tuple[bytes, bytes]]
-    host: bytes
     method: str
     path: bytes
     query: bytes
+    said: Fields
     scheme: bytes
-    partition: int
-    digest: str
 
     @property
     def has_body(self) -> bool:
-        return self.chunked or bool(self.content_length)
-
-    def field(self, name: bytes) -> bytes:
-        """The value of a header field that is there exactly once; else empty."""
-        values = [value for field, value in self.fields if field == name]
-        return values[0] if len(values) == 1 else b""
+        return self.said.chunked or bool(self.said.content_length)
 
     @property
     def referrer(self) -> bytes:
         """The page that called: Referer, or Origin where there is none."""
-        return self.field(b"referer") or self.field(b"origin")
+        return self.said.field(b"referer") or self.said.field(b"origin")
 
 
-def read(scope: dict[str, Any]) -> Call | Refusal:
-    """The call that an ASGI HTTP scope makes.
+def read(
+    method: str, target: bytes, said: Fields | Refusal, *, scheme: bytes, peer: bytes
+) -> Call | Refusal:
+    """The call that a request makes.
 
     Without a key it is a call all the same: the portal brings its own (`gateway.console`).
+
+    target: as it came, path and query
+    said:   what `read_fields` made of the header fields
+    peer:   the address at the other end of the connection
     """
-    target = scope.get("keystile.target")
-    if target is None:  # a server other than gateway.wire: the path and query it has parsed
-        query = scope["query_string"]
-        target = scope["raw_path"] + (b"?" + query if query else b"")
     path, mark, query = target.partition(b"?")
     if path[:1] != b"/" or b"#" in target:
         return _bad("The request target must be a path, as in “GET /v1/things HTTP/1.1”.")
@@ -117,8 +146,10 @@ def read(scope: dict[str, Any]) -> Call | Refusal:
         return _bad(f"The path is longer than {MAX_PATH_BYTES} bytes.")
     if SUSPICIOUS.search(path) and UNSAFE_PATH.search(path):
         return _bad("The path has a dot segment, a NUL or a blank in it, encoded or not.")
-    if scope["method"] in ("CONNECT", "TRACE"):
-        return _bad(f"{scope['method']} is not forwarded.")
+    if method in ("CONNECT", "TRACE"):
+        return _bad(f"{method} is not forwarded.")
+    if isinstance(said, Refusal):
+        return said
 
     call = Call()
     parts = path.split(b"/", 3)
@@ -129,27 +160,45 @@ def read(scope: dict[str, Any]) -> Call | Refusal:
         call.api = parts[1].decode("latin-1")
         call.path = path[len(parts[1]) + 1 :] or b"/"
     call.query = mark + query
-    call.method = scope["method"]
-    call.scheme = scope["scheme"].encode()
-    call.client = scope["client"][0].encode() if scope["client"] else b"unknown"
-    return _read_fields(call, scope["headers"]) or call
+    call.method = method
+    call.said = said
+    call.scheme = scheme
+    call.client = peer
+    if settings.TRUSTED_PROXIES:
+        call.client = client_behind(settings.TRUSTED_PROXIES, peer, said.forwarded_for)
+    return call
 
 
-def _read_fields(call: Call, fields: list[tuple[bytes, bytes]]) -> Refusal | None:
-    kept = []
+def client_behind(proxies: int, peer: bytes, forwarded_for: bytes) -> bytes:
+    """The client's address, as the outermost of so many trusted proxies has seen it.
+
+    Each of them has added to X-Forwarded-For whom it was asked by: the client is that many entries
+    from the end. What stands before was sent by the client, and means nothing. Where there are
+    fewer entries the request did not come through all of them, and the connection's own counts.
+    """
+    entries = [entry.strip() for entry in forwarded_for.split(b",") if entry.strip()]
+    return entries[-proxies] if len(entries) >= proxies else peer
+
+
+def read_fields(fields: list[tuple[bytes, bytes]]) -> Fields | Refusal:
+    """What the fields say; names in lower case. Depends on nothing else."""
+    said = Fields()
+    passed = said.passed
     found: dict[bytes, bytes] = {}
     for name, value in fields:
         if name in SPECIAL:
             if name in found:
                 if name in (b"authorization", b"x-api-key"):
                     return MALFORMED_KEY
-                if name == b"connection":
-                    value = found[name] + b"," + value
-                else:
+                if name not in (b"connection", b"x-forwarded-for"):
                     return _bad(f"The field {name.decode()} is there more than once.")
+                value = found[name] + b"," + value
             found[name] = value
+        elif name == b"cookie":
+            if cookies := without_ours(value):
+                passed.append((name, cookies))
         elif _may_pass(name):
-            kept.append((name, value))
+            passed.append((name, value))
 
     host = found.get(b"host", b"")
     if not HOST.fullmatch(host):
@@ -166,17 +215,16 @@ def _read_fields(call: Call, fields: list[tuple[bytes, bytes]]) -> Refusal | Non
     connection = found.get(b"connection")
     if connection and connection.lower() not in (b"keep-alive", b"close"):
         named = {token.strip() for token in connection.lower().split(b",")}
-        kept = [field for field in kept if field[0] not in named]
-    call.host = host
-    call.chunked = encoding is not None
-    call.content_length = None if length is None else int(length)
-    call.fields = kept
-    return _read_key(call, found.get(b"x-api-key"), found.get(b"authorization"))
+        said.passed = [field for field in passed if field[0] not in named]
+    said.host = host
+    said.chunked = encoding is not None
+    said.content_length = None if length is None else int(length)
+    said.forwarded_for = found.get(b"x-forwarded-for", b"")
+    return _read_key(said, found.get(b"x-api-key"), found.get(b"authorization")) or said
 
 
-def _read_key(call: Call, own: bytes | None, authorization: bytes | None) -> Refusal | None:
+def _read_key(said: Fields, own: bytes | None, authorization: bytes | None) -> Refusal | None:
     """Finds the key; what else is in Authorization is the backend's own and passes."""
-    call.partition, call.digest = 0, ""
     text = own
     if authorization is not None:
         scheme, _, credentials = authorization.partition(b" ")
@@ -186,13 +234,23 @@ def _read_key(call: Call, own: bytes | None, authorization: bytes | None) -> Ref
         elif b"ks_" in authorization:
             return MALFORMED_KEY
         else:
-            call.fields.append((b"authorization", authorization))
+            said.passed.append((b"authorization", authorization))
     if text is not None:
         token = tokens.parse(text.decode("latin-1"))
         if token is None:
             return MALFORMED_KEY
-        call.partition, call.digest = token.partition, tokens.digest(token.text)
+        said.partition, said.digest = token.partition, tokens.digest(token.text)
     return None
+
+
+def without_ours(cookies: bytes) -> bytes:
+    """A Cookie field without what belongs to the site (RFC 6265 §4.2.1)."""
+    kept = [
+        pair.strip()
+        for pair in cookies.split(b";")
+        if pair.partition(b"=")[0].strip() not in OUR_COOKIES
+    ]
+    return b"; ".join(kept)
 
 
 @lru_cache(maxsize=4096)

@@ -31,7 +31,7 @@ NOT_THIS_METHOD = Refusal("method_not_allowed", headers=((b"allow", b"GET, HEAD"
 
 async def answer(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal:
     """The answer to a call of `.limits`."""
-    if not call.digest:
+    if not call.said.digest:
         return MISSING_KEY
     if call.method not in ("GET", "HEAD"):
         return NOT_THIS_METHOD
@@ -50,11 +50,11 @@ async def of_key(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal
     credits:     balance, next_expiry or null; or null
     spend_cap:   cap_minor, spent_minor, currency, or null
     """
-    if call.partition not in records.PARTITIONS:
+    if call.said.partition not in records.PARTITIONS:
         return UNKNOWN_KEY
-    name = records.key_name(call.partition, call.digest)
+    name = records.key_name(call.said.partition, call.said.digest)
     try:
-        reply = await link.run(SCRIPT, 1, name, records.tag(call.partition), call.api)
+        reply = await link.run(SCRIPT, 1, name, records.tag(call.said.partition), call.api)
     except Unavailable:  # nothing was charged, whatever became of it
         return UNAVAILABLE
     except hiredis.ReplyError as error:
@@ -71,7 +71,7 @@ async def of_key(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal
         if refusal is not None:
             return refusal
     try:
-        if not await gate.sells(call.api, version.decode(), call.partition):
+        if not await gate.sells(call.api, version.decode(), call.said.partition):
             return UNKNOWN_API
     except Unavailable:
         return UNAVAILABLE

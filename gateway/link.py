@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import hiredis
 import structlog
@@ -21,6 +22,9 @@ from redis.connection import parse_url
 
 log = structlog.get_logger(__name__)
 
+EVENT_CHARACTERS = 36
+"""Of an event's id, as text."""
+_HOLES = re.compile(rb"\0+")
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -36,12 +40,59 @@ class Lost(Unavailable):
     """The connection broke, or the answer is overdue: the command may have been executed."""
 
 
+Argument = str | bytes | int
+Waiter = asyncio.Future[Any] | Callable[[Any], None]
+"""Who gets a reply. A function is called with it, or with the exception in its place."""
+
+
 class Script:
-    """A Lua script, known to Redis by its SHA-1."""
+    """A Lua script, known to Redis by its SHA-1. `all`: those that a link loads as it connects."""
+
+    all: ClassVar[list[Script]] = []
 
     def __init__(self, name: str):
         self.text = (Path(__file__).parent / "scripts" / name).read_bytes()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+        self.all.append(self)
+
+    def by_sha(self, *arguments: Argument) -> bytes:
+        """The command that runs the script; the first of `arguments` is the number of keys."""
+        packed: bytes = hiredis.pack_command((b"EVALSHA", self.sha, *arguments))
+        return packed
+
+
+class Template:
+    """A packed command with holes, each for text of one length: packing costs as much as sending.
+
+    It is made from the command with `hole(n)` in the place of each text of n characters.
+    """
+
+    def __init__(self, packed: bytes):
+        self._parts = _HOLES.split(packed)
+
+    def filled(self, *texts: str) -> bytes:
+        """The command with these texts in its holes."""
+        parts = self._parts
+        filled = [parts[0]]
+        for text, part in zip(texts, parts[1:], strict=True):
+            filled += (text.encode(), part)
+        return b"".join(filled)
+
+
+def hole(length: int) -> str:
+    """What stands for a text of that length in a command that becomes a `Template`."""
+    return "\0" * length
+
+
+def packed_text(text: str) -> bytes:
+    """A command's argument as it is packed (RESP, bulk string)."""
+    data = text.encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def is_unknown_script(error: BaseException) -> bool:
+    """Whether Redis did nothing, because its scripts were flushed: load them, and ask again."""
+    return isinstance(error, hiredis.ReplyError) and str(error).startswith("NOSCRIPT")
 
 
 class Link:
@@ -72,23 +123,46 @@ class Link:
         if self._connection is not None:
             self._connection.abort("closed")
 
-    def send(self, *command: str | bytes | int) -> asyncio.Future[Any]:
+    def send(self, *command: Argument) -> asyncio.Future[Any]:
         """Writes a command; the future has its reply, `Lost`, or Redis' own error. Raises `Down`.
 
         Replies are bytes, int, None and lists of these; an error is `hiredis.ReplyError`.
         """
+        return self.ask(hiredis.pack_command(command))
+
+    def ask(self, packed: bytes) -> asyncio.Future[Any]:
+        """The same for a command that is packed already."""
         if self._connection is None:
             raise Down
-        return self._connection.send(command)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._connection.send(packed, reply)
+        return reply
 
-    async def run(self, script: Script, *arguments: str | bytes | int) -> Any:
+    def tell(self, packed: bytes, heard: Callable[[Any], None]) -> None:
+        """The same, waiting for nothing: `heard` is called with what the future would have.
+
+        With `Down` too, and then at once.
+        """
+        if self._connection is None:
+            heard(Down())
+        else:
+            self._connection.send(packed, heard)
+
+    async def run(self, script: Script, *arguments: Argument) -> Any:
         """Runs a script; the first of `arguments` is the number of keys. Raises as `send`."""
+        packed = script.by_sha(*arguments)
         try:
-            return await self.send(b"EVALSHA", script.sha, *arguments)
+            return await self.ask(packed)
         except hiredis.ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
+            if not is_unknown_script(error):
                 raise
-        return await self.send(b"EVAL", script.text, *arguments)  # nothing was executed yet
+        self.load_scripts()
+        return await self.ask(packed)
+
+    def load_scripts(self) -> None:
+        """Loads all scripts, before whatever is sent after this."""
+        for packed in _loads():
+            self.tell(packed, _ignore)
 
     async def _keep(self, first_try: asyncio.Future[None]) -> None:
         failures = 0
@@ -137,12 +211,17 @@ class Link:
 
     async def _introduce(self, connection: _Connection) -> None:
         address = self._address
-        replies = []
+        commands: list[tuple[Argument, ...]] = []
         if "password" in address:
             name = [address["username"]] if "username" in address else []
-            replies.append(connection.send((b"AUTH", *name, address["password"])))
-        replies.append(connection.send((b"CLIENT", b"SETNAME", b"keystile-gateway")))
-        replies.append(connection.send((b"SELECT", address.get("db", 0))))
+            commands.append((b"AUTH", *name, address["password"]))
+        commands.append((b"CLIENT", b"SETNAME", b"keystile-gateway"))
+        commands.append((b"SELECT", address.get("db", 0)))
+        loop = asyncio.get_running_loop()
+        replies: list[asyncio.Future[Any]] = []
+        for packed in (*map(hiredis.pack_command, commands), *_loads()):
+            replies.append(loop.create_future())
+            connection.send(packed, replies[-1])
         await asyncio.gather(*replies)
 
 
@@ -154,7 +233,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, timeout_seconds: float):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[Waiter] = deque()
         self._unsent: list[bytes] = []
         self._answered = 0
         self._watched = 0
@@ -166,19 +245,17 @@ class _Connection(asyncio.Protocol):
         # uvloop's transports are asyncio's in all but their class.
         self.transport = cast(asyncio.Transport, transport)
 
-    def send(self, command: tuple[str | bytes | int, ...]) -> asyncio.Future[Any]:
-        reply: asyncio.Future[Any] = self._loop.create_future()
+    def send(self, packed: bytes, waiter: Waiter) -> None:
         if self.lost.done():
-            reply.set_exception(Lost())
-            return reply
-        self._waiting.append(reply)
+            _tell(waiter, Lost())
+            return
+        self._waiting.append(waiter)
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent.append(hiredis.pack_command(command))
+        self._unsent.append(packed)
         if self._watch is None:
             self._watched = self._answered
             self._watch = self._loop.call_later(self._half_timeout, self._check)
-        return reply
 
     def _flush(self) -> None:
         """Writes at once what all calls of this turn of the loop have to say."""
@@ -202,17 +279,12 @@ class _Connection(asyncio.Protocol):
         self._watch = self._loop.call_later(self._half_timeout, self._check)
 
     def data_received(self, data: bytes) -> None:
+        waiting, gets = self._waiting, self._reader.gets
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
+            while (reply := gets()) is not False:
                 self._answered += 1
-                waiter = self._waiting.popleft()
-                if waiter.done():  # its sender was cancelled
-                    continue
-                if isinstance(reply, hiredis.ReplyError):
-                    waiter.set_exception(reply)
-                else:
-                    waiter.set_result(reply)
+                _tell(waiting.popleft(), reply)
         except (hiredis.ProtocolError, IndexError):
             self.abort("not the Redis protocol")
 
@@ -229,7 +301,29 @@ class _Connection(asyncio.Protocol):
         self.lost.set_result(reason)
         if self._watch is not None:
             self._watch.cancel()
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(Lost(reason))
+        waiting = tuple(self._waiting)
         self._waiting.clear()
+        for waiter in waiting:
+            _tell(waiter, Lost(reason))
+
+
+def _tell(waiter: Waiter, reply: Any) -> None:
+    if not isinstance(waiter, asyncio.Future):
+        try:
+            waiter(reply)
+        except Exception:  # the edge of one waiter: the connection is everybody's
+            log.exception("redis.reply_not_taken")
+    elif waiter.done():
+        pass  # its sender was cancelled
+    elif isinstance(reply, Exception):
+        waiter.set_exception(reply)
+    else:
+        waiter.set_result(reply)
+
+
+def _loads() -> list[bytes]:
+    return [hiredis.pack_command((b"SCRIPT", b"LOAD", script.text)) for script in Script.all]
+
+
+def _ignore(reply: Any) -> None:
+    pass

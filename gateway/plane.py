@@ -1,15 +1,15 @@
 """The data plane of one event loop. A call goes read (intake) → admit → forward → settle.
 
 Owns that order and the lives of the parts: the Redis connection, the routes, the backends'
-connections, the settlements. Its doors are `gateway.asgi` and `gateway.views`. Asks Redis, never
-Postgres.
+connections, the settlements. Its doors are `gateway.wire`, `gateway.asgi` and `gateway.views`. Asks
+Redis, never Postgres.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 import structlog
@@ -18,17 +18,28 @@ from django.conf import settings
 
 from gateway import intake, limits, link, verify
 from gateway.admit import Admission, Gate
-from gateway.forward import Receive, Send, forward
-from gateway.problems import Refusal, http_date
+from gateway.forward import Client, forward
+from gateway.problems import Refusal, http_date, lines_of
 from gateway.settle import Outcome, Settler
 from gateway.upstream import Pool
 from keys import records
 
 log = structlog.get_logger(__name__)
 
-Scope = dict[str, Any]
-
 SETTLE_SECONDS = 5.0
+
+
+class Asking(verify.Asking, Protocol):
+    """A client with its request, and what `intake` needs of it."""
+
+    target: bytes
+
+    @property
+    def said(self) -> intake.Fields | Refusal: ...
+    @property
+    def scheme(self) -> bytes: ...
+    @property
+    def peer(self) -> bytes: ...
 
 
 class Gateway:
@@ -54,25 +65,29 @@ class Gateway:
         self._pool.close()
         await self._link.close()
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one HTTP request whose key is in its headers."""
-        started = time.perf_counter_ns()
-        if scope["path"] in verify.PATHS:
-            decided = await verify.answer(self._link, self._gate, self._settler, scope, receive)
-            await say(decided, send)
+    async def answer(self, client: Asking) -> None:
+        """Answers one HTTP request."""
+        started_ns = time.perf_counter_ns()
+        if client.target in verify.TARGETS:
+            say(await verify.answer(self._link, self._gate, self._settler, client), client)
             return
-        call = intake.read(scope)
+        call = intake.read(
+            client.method, client.target, client.said, scheme=client.scheme, peer=client.peer
+        )
         if isinstance(call, Refusal):
-            await refuse(call, send)
+            refuse(call, client)
             return
         if call.path == limits.PATH:
-            await say(await self.limits(call), send, is_head=call.method == "HEAD")
+            say(await self.limits(call), client)
             return
-        admission = await self.admit(call) if call.digest else intake.MISSING_KEY
+        if not call.said.digest:
+            refuse(intake.MISSING_KEY, client)
+            return
+        admission = await self._gate.admit(call, str(uuid_utils.uuid7()))
         if isinstance(admission, Refusal):
-            await refuse(admission, send)
+            refuse(admission, client)
         else:
-            await self.carry_out(call, admission, receive, send, started)
+            await self.carry_out(call, admission, client, started_ns)
 
     async def limits(self, call: intake.Call) -> dict[str, Any] | Refusal:
         """What the call's key may do and what is left of it (`gateway.limits`)."""
@@ -83,24 +98,19 @@ class Gateway:
         return await self._gate.admit(call, str(uuid_utils.uuid7()))
 
     async def carry_out(
-        self,
-        call: intake.Call,
-        admission: Admission,
-        receive: Receive,
-        send: Send,
-        started_ns: int,
+        self, call: intake.Call, admission: Admission, client: Client, started_ns: int
     ) -> None:
         """Forwards an admitted call, answers it, and settles it whatever happens."""
         outcome = Outcome()
         try:
-            refusal = await forward(self._pool, call, admission, receive, send, outcome)
+            refusal = await forward(self._pool, call, admission, client, outcome)
             if refusal is not None:
                 outcome.status, outcome.code = refusal.status, refusal.code
-                await refuse(refusal._replace(headers=tuple(admission.headers)), send)
+                refuse(refusal._replace(lines=admission.head), client)
         finally:
             self._settler.settle(
                 admission.event_id,
-                call.partition,
+                call.said.partition,
                 admission.operation,
                 outcome,
                 is_live=admission.mode == b"live",
@@ -108,25 +118,23 @@ class Gateway:
             )
 
 
-async def refuse(refusal: Refusal, send: Send) -> None:
+def refuse(refusal: Refusal, client: Client) -> None:
     """Answers with problem details."""
     body = refusal.body()
-    headers = refusal.response_headers(body)
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    client.answer(refusal.status, refusal.head(), body, len(body))
 
 
-async def say(answer: dict[str, Any] | Refusal, send: Send, *, is_head: bool = False) -> None:
+def say(answer: dict[str, Any] | Refusal, client: Client) -> None:
     """Answers with JSON, or with the refusal's problem details."""
     if isinstance(answer, Refusal):
-        await refuse(answer, send)
+        refuse(answer, client)
         return
     body = json.dumps(answer).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        (b"date", http_date()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if is_head else body})
+    head = lines_of(
+        [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            (b"date", http_date()),
+        ]
+    )
+    client.answer(200, head, body, len(body))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from typing import NamedTuple
@@ -158,12 +159,14 @@ class Refusal(NamedTuple):
     detail:  a more exact sentence than the code's own
     wait_s:  seconds for Retry-After, 0 for none
     headers: further response headers
+    lines:   more of them, as lines
     """
 
     code: str
     detail: str = ""
     wait_s: int = 0
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    lines: bytes = b""
 
     @property
     def status(self) -> int:
@@ -185,22 +188,30 @@ class Refusal(NamedTuple):
             members["billing"] = f"{settings.SITE_URL}/dashboard/billing/"
         return json.dumps(members, ensure_ascii=False).encode()
 
-    def response_headers(self, body: bytes) -> Headers:
-        headers = [
+    def head(self) -> bytes:
+        """The answer's fields, as lines; framing is the server's."""
+        fields = [
             (b"content-type", b"application/problem+json"),
-            (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
             (b"date", http_date()),
             *self.headers,
         ]
         if self.wait_s:
-            headers.append((b"retry-after", b"%d" % self.wait_s))
+            fields.append((b"retry-after", b"%d" % self.wait_s))
         if self.status == 401:
-            headers.append((b"www-authenticate", b'Bearer realm="keystile"'))
-        if self.code in ("bad_request", "body_too_large"):
-            # What is left of such a request must not be read as the next one.
-            headers.append((b"connection", b"close"))
-        return headers
+            fields.append((b"www-authenticate", b'Bearer realm="keystile"'))
+        return lines_of(fields) + self.lines
+
+
+def lines_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Header fields as they are written on the wire, each with its CRLF."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def fields_of(lines: bytes) -> Headers:
+    """What `lines_of` has written, for those who need names and values; names in lower case."""
+    pairs = (line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
+    return [(name.lower(), value) for name, value in pairs]
 
 
 def http_date() -> bytes:

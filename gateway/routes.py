@@ -16,6 +16,7 @@ import structlog
 from django.db.models import F
 
 from gateway.intake import ENCODED_SLASH
+from gateway.link import Template
 from gateway.models import Api, Routes
 from gateway.problems import Refusal
 from keys import records, sealed
@@ -89,6 +90,10 @@ def _api_json(api: Api) -> dict[str, Any]:
 # ------------------------------------------------------------------ matching
 
 
+Origin = tuple[str, str, int, bool]
+"""Scheme, host, port, whether the address may be private: what connections are shared by."""
+
+
 class Backend(NamedTuple):
     """Where calls of an API go: scheme, host, port, and what stands before their path."""
 
@@ -97,6 +102,7 @@ class Backend(NamedTuple):
     port: int
     authority: bytes
     base_path: bytes
+    origin: Origin
 
 
 class Operation:
@@ -105,15 +111,17 @@ class Operation:
     units:    charged at admission by meter; for meters that the backend reports, their maximum
     reported: the meters of `units` that the backend reports, by their maximum
     arguments: what admit.lua is told of the units: meter, units, …
+    admits:    by partition, the command that admits a call of it (gateway.admit)
     """
 
-    __slots__ = ("arguments", "label", "reported", "units", "units_json")
+    __slots__ = ("admits", "arguments", "label", "reported", "units", "units_json")
 
     def __init__(self, label: str, weights: dict[str, int], max_units: dict[str, int]):
         units = DEFAULT_WEIGHTS | weights | max_units
         self.label = label
         self.units = units
         self.reported = max_units
+        self.admits: dict[int, Template] = {}
         self.units_json = json.dumps(units, separators=(",", ":"))
         self.arguments = tuple(str(part) for pair in units.items() for part in pair)
 
@@ -123,9 +131,11 @@ class ApiRoutes:
 
     def __init__(self, row: dict[str, Any]):
         self.slug: str = row["slug"]
-        self.live = _backend(row["upstream"])
-        self.test = _backend(row["test_upstream"]) if row["test_upstream"] else self.live
         self.allow_private: bool = row["allow_private"]
+        self.live = _backend(row["upstream"], self.allow_private)
+        self.test = self.live
+        if row["test_upstream"]:
+            self.test = _backend(row["test_upstream"], self.allow_private)
         self.connect_s: int = row["connect_s"]
         self.first_byte_s: int = row["first_byte_s"]
         self.idle_s: int = row["idle_s"]
@@ -133,7 +143,9 @@ class ApiRoutes:
         # The body's first part, the connection and the exchange, each as late as it may be.
         self.longest_ms = (self.idle_s + self.connect_s + self.total_s) * 1000
         self.max_body: int = row["max_body"]
-        self.secret_headers = _secret_headers(row["slug"], row["sealed_headers"])
+        secret = _secret_headers(row["slug"], row["sealed_headers"])
+        self.secret_names = frozenset(name for name, _ in secret)
+        self.secret_lines = b"".join(b"%b: %b\r\n" % field for field in secret)
         self._other = Operation(OTHER, {}, {}) if row["unlisted"] == Api.Unlisted.FORWARD else None
         self._static: dict[tuple[str, bytes], Operation] = {}
         self.by_label: dict[str, Operation] = {}
@@ -166,10 +178,11 @@ class ApiRoutes:
         return found
 
     def _find(self, method: str, path: bytes) -> Operation | Refusal:
-        found = self._listed(method, path)
-        if found is None and method == "HEAD":
-            found = self._listed("GET", path)
-        if found is not None:
+        return self._listed(method, path) or self._unlisted(method, path)
+
+    def _unlisted(self, method: str, path: bytes) -> Operation | Refusal:
+        """What a path comes to that is no operation's with this method."""
+        if method == "HEAD" and (found := self._listed("GET", path)) is not None:
             return found
         if self._other is not None:
             return self._other
@@ -218,12 +231,14 @@ def _pattern(template: str) -> str:
     return "[^/]+".join(re.escape(part) for part in parts)
 
 
-def _backend(url: str) -> Backend:
+def _backend(url: str, allow_private: bool) -> Backend:
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     authority = parts.netloc.rpartition("@")[2].encode()
-    return Backend(parts.scheme, host, port, authority, parts.path.rstrip("/").encode())
+    origin = (parts.scheme, host, port, allow_private)
+    base_path = parts.path.rstrip("/").encode()
+    return Backend(parts.scheme, host, port, authority, base_path, origin)
 
 
 def _secret_headers(slug: str, text: str) -> tuple[tuple[bytes, bytes], ...]:

@@ -9,20 +9,28 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import structlog
 
-from gateway.link import Link, Script, Unavailable
+from gateway.link import (
+    EVENT_CHARACTERS,
+    Argument,
+    Link,
+    Script,
+    Template,
+    Unavailable,
+    hole,
+    is_unknown_script,
+    packed_text,
+)
 from gateway.routes import Operation
 from keys import records
 
 log = structlog.get_logger(__name__)
 
 SCRIPT = Script("settle.lua")
-BY_SHA = (b"EVALSHA", SCRIPT.sha)
-IN_FULL = (b"EVAL", SCRIPT.text)
 RETRY_SECONDS = 1.0
 VOID_AGAIN_SECONDS = 2.0
 """A Redis that was paused may read the void before the admission it is for, but not by so much."""
@@ -33,6 +41,9 @@ CLIENT_CLOSED = 499
 
 _UNITS = re.compile(rb"\s*([a-z0-9_-]{1,40})\s*=\s*([0-9]{1,13})\s*")
 _METADATA = re.compile(rb"\s*([A-Za-z0-9_.-]{1,40})\s*=\s*([\x20-\x2b\x2d-\x7e]{0,100}?)\s*")
+
+
+Arguments = tuple[Argument, ...]
 
 
 class Outcome:
@@ -74,7 +85,7 @@ class Settler:
 
     def __init__(self, link: Link):
         self._link = link
-        self._unconfirmed: dict[str, tuple[str | bytes | int, ...]] = {}
+        self._unconfirmed: dict[str, bytes] = {}
         self._doubtful: set[str] = set()
         self._retry: asyncio.TimerHandle | None = None
         link.on_connect = self._send_all
@@ -91,17 +102,21 @@ class Settler:
     ) -> None:
         """Settles a call; returns before Redis has answered."""
         kept, metadata = units_of(operation, outcome)
+        is_charged = outcome.is_charged
         end = (
             f'{{"outcome":"completed","status":{outcome.status},"code":"{outcome.code}",'
-            f'"billable":{"true" if is_live and outcome.is_charged else "false"},'
+            f'"billable":{"true" if is_live and is_charged else "false"},'
             f'"units":{operation.units_json if kept is operation.units else json.dumps(kept)},'
             f'"meta":{json.dumps(metadata) if metadata else "{}"},'
             f'"latency_us":{latency_us},"upstream_us":{outcome.upstream_us},'
             f'"in":{outcome.request_bytes},"out":{outcome.response_bytes}}}'
         )
-        charged = kept if outcome.is_charged else {}
-        corrected = corrections(operation.units, charged)
-        self._submit(event_id, arguments(event_id, partition, end, corrected))
+        if is_charged and kept is operation.units:
+            packed = _as_charged(partition).filled(event_id) + packed_text(end)
+        else:
+            corrected = corrections(operation.units, kept if is_charged else {})
+            packed = SCRIPT.by_sha(*arguments(event_id, partition, end, corrected))
+        self._submit(event_id, packed)
 
     def void(self, event_id: str, partition: int, operation: Operation) -> None:
         """Closes, unbilled, a call that may have been admitted without our hearing of it.
@@ -110,7 +125,8 @@ class Settler:
         """
         corrected = corrections(operation.units, {})
         self._doubtful.add(event_id)
-        self._submit(event_id, arguments(event_id, partition, abandoned(503), corrected))
+        given = arguments(event_id, partition, abandoned(503), corrected)
+        self._submit(event_id, SCRIPT.by_sha(*given))
 
     async def finish(self, timeout_seconds: float) -> None:
         """Waits until all is confirmed, for so long; what is left the sweep will abandon."""
@@ -122,45 +138,47 @@ class Settler:
         if self._retry is not None:
             self._retry.cancel()
 
-    def _submit(self, event_id: str, command: tuple[str | bytes | int, ...]) -> None:
-        self._unconfirmed[event_id] = command
-        self._send(event_id)
+    def _submit(self, event_id: str, packed: bytes) -> None:
+        self._unconfirmed[event_id] = packed
+        # What is not written, or not answered, is sent again by on_connect.
+        self._link.tell(packed, partial(self._heard, event_id))
 
-    def _send(self, event_id: str, script: tuple[bytes, str | bytes] = BY_SHA) -> None:
-        try:
-            reply = self._link.send(*script, *self._unconfirmed[event_id])
-        except Unavailable:
-            return  # on_connect sends it
-        reply.add_done_callback(lambda done: self._confirm(event_id, done))
-
-    def _confirm(self, event_id: str, done: asyncio.Future[Any]) -> None:
-        error = done.exception()
-        if error is None:
-            command = self._unconfirmed.pop(event_id, None)
-            if command is not None and event_id in self._doubtful:
+    def _heard(self, event_id: str, reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            packed = self._unconfirmed.pop(event_id, None)
+            if self._doubtful and event_id in self._doubtful and packed is not None:
                 self._doubtful.remove(event_id)
-                if done.result() == 0:
+                if reply == 0:
                     loop = asyncio.get_running_loop()
-                    loop.call_later(VOID_AGAIN_SECONDS, self._submit, event_id, command)
-        elif str(error).startswith("NOSCRIPT"):
-            self._send(event_id, IN_FULL)
-        elif not isinstance(error, Unavailable):
-            log.error("settle.failed", event_id=event_id, reason=str(error))
+                    loop.call_later(VOID_AGAIN_SECONDS, self._submit, event_id, packed)
+        elif is_unknown_script(reply):
+            self._link.load_scripts()
+            self._submit(event_id, self._unconfirmed[event_id])
+        elif not isinstance(reply, Unavailable):
+            log.error("settle.failed", event_id=event_id, reason=str(reply))
             if self._retry is None:
                 loop = asyncio.get_running_loop()
                 self._retry = loop.call_later(RETRY_SECONDS, self._send_all)
 
     def _send_all(self) -> None:
         self._retry = None
-        for event_id in tuple(self._unconfirmed):
-            self._send(event_id)
+        for event_id, packed in tuple(self._unconfirmed.items()):
+            self._submit(event_id, packed)
 
 
 def arguments(
     event_id: str, partition: int, end: str, corrected: tuple[str | int, ...]
-) -> tuple[str | bytes | int, ...]:
+) -> Arguments:
     """What settle.lua is given: the number of keys, its keys, its arguments."""
     return *_names(partition), event_id, end, *corrected
+
+
+@cache
+def _as_charged(partition: int) -> Template:
+    """The command that settles a call as it was charged, up to how it ended."""
+    event_id, end = hole(EVENT_CHARACTERS), ""
+    packed = SCRIPT.by_sha(*arguments(event_id, partition, end, ()))
+    return Template(packed.removesuffix(packed_text(end)))
 
 
 @cache

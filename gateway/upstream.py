@@ -14,18 +14,17 @@ decompresses nothing, keeps no cookie. Knows neither keys nor limits.
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
 from typing import cast
 
 import httptools
 import structlog
 
 from gateway import addresses
-from gateway.routes import ApiRoutes, Backend
+from gateway.problems import Refusal
+from gateway.routes import ApiRoutes, Backend, Origin
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +33,13 @@ MAX_IDLE = 256
 BUFFER_BYTES = 64 * 1024
 TICK_SECONDS = 0.1
 MAX_HEAD_BYTES = 256 * 1024
+FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class Failure(Exception):
-    pass
+    """`refusal` is what the client is told, if it was told nothing yet; None: it is gone."""
+
+    refusal: Refusal | None = Refusal("upstream_unreachable")
 
 
 class Unreachable(Failure):
@@ -49,26 +51,26 @@ class Broken(Failure):
 
 
 class Overdue(Failure):
-    pass
+    refusal = Refusal("upstream_timeout")
 
 
 class Abandoned(Failure):
-    pass
+    refusal: Refusal | None = None
 
 
 class Pool:
     """All connections to backends of one event loop, and the one timer that watches them."""
 
     def __init__(self) -> None:
-        self._idle: dict[tuple[str, str, int, bool], deque[Connection]] = {}
+        self._idle: defaultdict[Origin, deque[Connection]] = defaultdict(deque)
         self._busy: set[Connection] = set()
         self._loop = asyncio.get_running_loop()
         self._ticking: asyncio.TimerHandle | None = None
         self._tls = ssl.create_default_context()
 
-    def idle(self, api: ApiRoutes, backend: Backend) -> Connection | None:
+    def idle(self, backend: Backend) -> Connection | None:
         """An open connection that nobody uses, the one used last."""
-        connections = self._idle.get(_origin(api, backend))
+        connections = self._idle[backend.origin]
         while connections:
             connection = connections.pop()
             if not connection.closed:
@@ -77,8 +79,7 @@ class Pool:
 
     async def connect(self, api: ApiRoutes, backend: Backend) -> Connection:
         """A new connection. Raises `Unreachable` and `Overdue`."""
-        origin = _origin(api, backend)
-        connections = self._idle.setdefault(origin, deque())
+        connections = self._idle[backend.origin]
         reason = "no address"
         tls = self._tls if backend.scheme == "https" else None
         try:
@@ -145,10 +146,11 @@ class Pool:
 
 
 class Connection(asyncio.Protocol):
-    """One connection and the exchange that is using it: `begin`, `head`, `read` …, `release`.
+    """One connection and the exchange that is using it.
 
-    `status` and `headers` are the answer's head; `complete` says that its body has ended and
-    was read. `on_slow` is called once when the answer takes longer than a tick.
+    `begin`, `send` (or `write` …, `end_request`), `await headed`, `take` and `read` …, `release`.
+    `headed` raises a `Failure`, or `status` and `headers` are the answer's head, with names as they
+    came; `complete` says that its body has ended and was read.
     """
 
     transport: asyncio.Transport
@@ -160,17 +162,15 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._busy = False
         self._write_paused = False
+        self._read_paused = False
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self.closed = False
         self.reused = False
         self.idle_since = 0.0
 
-    def begin(
-        self, *, is_head: bool, total_s: float, idle_s: float, on_slow: Callable[[], None]
-    ) -> None:
+    def begin(self, api: ApiRoutes, *, is_head: bool) -> None:
         """Makes the connection ready for one exchange; the caller then writes the request."""
-        now = self._loop.time()
         self._busy = True
         self._is_head = is_head
         self._keep_alive = False
@@ -180,19 +180,23 @@ class Connection(asyncio.Protocol):
         self._error: Failure | None = None
         self._chunks: list[bytes] = []
         self._buffered = 0
-        self._read_paused = False
         self._head_bytes = 0
-        self._idle_s = idle_s
-        self._slow_at = now + TICK_SECONDS
-        self._deadline = self._total_deadline = now + total_s
-        self._on_slow = on_slow
+        self._idle_s = api.idle_s
+        self._deadline = self._total_deadline = self._loop.time() + api.total_s
         self.answered_ns = 0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.headed: asyncio.Future[None] = self._loop.create_future()
         self.complete = False
         self._pool.begin(self)
 
     # ---- the request
+
+    def send(self, request: bytes, first_byte_s: float) -> None:
+        """Writes a whole request."""
+        if not self.closed:
+            self.transport.write(request)
+        self.end_request(first_byte_s)
 
     def write(self, data: bytes) -> None:
         if not self.closed:
@@ -212,20 +216,25 @@ class Connection(asyncio.Protocol):
 
     # ---- the answer
 
-    async def head(self) -> None:
-        """Waits for `status` and `headers`. Raises `Failure`."""
-        while not self.status:
-            await self._news()
-
     @property
-    def is_silent(self) -> bool:
-        """Whether not a byte of the answer has come."""
-        return not self._head_bytes
+    def died_idle(self) -> bool:
+        """Whether it ended before a byte of the answer had come, having been kept open for it.
+
+        Backends close idle connections when they like: the request met the closing on its way.
+        """
+        return self.reused and not self._head_bytes and isinstance(self._error, Broken)
 
     async def read(self) -> bytes:
         """What has come of the body, at least a byte; b"" at its end. Raises `Failure`."""
         while not self._chunks and not self._ended:
-            await self._news()
+            if self._error is not None:
+                raise self._error
+            self._reader = self._loop.create_future()
+            await self._reader
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has come of the body by now."""
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
@@ -237,24 +246,31 @@ class Connection(asyncio.Protocol):
                 self.transport.resume_reading()
         return data
 
-    async def _news(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._reader = self._loop.create_future()
-        await self._reader
-
     def fail(self, error: Failure) -> None:
         """Ends the exchange for good; who waits for the answer gets the error."""
         if self._error is None and not self._ended:
             self._error = error
+            if not self.headed.done():
+                self.headed.set_exception(error)
         self._wake()
         self.close()
+
+    def abandon(self) -> None:
+        """The client has left."""
+        self.fail(Abandoned())
+
+    def drop_named(self) -> None:
+        """Takes out the Connection fields and all that they name (RFC 9110 §7.6.1)."""
+        fields = [(name.lower(), value.lower()) for name, value in self.headers]
+        lists = [value.split(b",") for name, value in fields if name == b"connection"]
+        named = {token.strip() for tokens in lists for token in tokens} - FRAMING
+        named.add(b"connection")
+        self.headers = [field for field in self.headers if field[0].lower() not in named]
 
     def release(self) -> None:
         """Gives the connection back: kept if the exchange was clean and whole, else closed."""
         self._pool.end(self)
         self._busy = False
-        del self._on_slow
         whole = self.complete and self._request_ended and self._clean
         if whole and self._keep_alive and not self.closed and len(self._siblings) < MAX_IDLE:
             if self._is_head:
@@ -272,9 +288,6 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Called every tick while the exchange runs."""
-        if now > self._slow_at:
-            self._slow_at = math.inf
-            self._on_slow()
         if now > self._total_deadline or (now > self._deadline and not self._read_paused):
             self.fail(Overdue())
 
@@ -298,9 +311,11 @@ class Connection(asyncio.Protocol):
             log.warning("upstream.malformed", reason=str(error))
             self.fail(Broken())
         else:
-            if not self.status and self._head_bytes > MAX_HEAD_BYTES:
+            if self.status:
+                # Only now: what came with the head of the body is there, too.
+                self._wake()
+            elif self._head_bytes > MAX_HEAD_BYTES:
                 self.fail(Broken())
-            self._wake()
 
     def eof_received(self) -> None:
         # A body without length or chunks ends with the connection (RFC 9112 §6.3).
@@ -323,12 +338,13 @@ class Connection(asyncio.Protocol):
             self._writer.set_result(None)
 
     def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
+        if not self.headed.done():
+            self.headed.set_result(None)
+        elif self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
     def _ends_with_connection(self) -> bool:
-        framing = (b"content-length", b"transfer-encoding")
-        return not any(name in framing for name, _ in self.headers)
+        return not any(name.lower() in FRAMING for name, _ in self.headers)
 
     # ---- httptools' callbacks
 
@@ -341,9 +357,6 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status:
             return  # a trailer
-        name = name.lower()
-        if name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise Broken("a transfer coding other than chunked")
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -372,7 +385,3 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status:
             self._ended = True
-
-
-def _origin(api: ApiRoutes, backend: Backend) -> tuple[str, str, int, bool]:
-    return backend.scheme, backend.host, backend.port, api.allow_private

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import hiredis
 import structlog
@@ -18,8 +18,8 @@ import uuid_utils
 
 from gateway import limits
 from gateway.admit import NO_OPERATION, UNAVAILABLE, UNKNOWN_API, Admission, Gate, Match, match
-from gateway.forward import Receive
-from gateway.intake import MALFORMED_KEY, MAX_PATH_BYTES, UNSAFE_PATH, Call
+from gateway.forward import Client
+from gateway.intake import MALFORMED_KEY, MAX_PATH_BYTES, UNSAFE_PATH, Call, Fields
 from gateway.link import Link, Unavailable
 from gateway.problems import PROBLEMS, Headers, Refusal
 from gateway.routes import OTHER, UNKNOWN_OPERATION, Operation, Table
@@ -28,7 +28,7 @@ from keys import records, tokens
 
 log = structlog.get_logger(__name__)
 
-PATHS = frozenset(("/gateway/.verify", "/.verify"))
+TARGETS = frozenset((b"/gateway/.verify", b"/.verify"))
 SCOPE = b"verify"
 MAX_BODY_BYTES = 16 * 1024
 MAX_UNITS = 10**12
@@ -61,16 +61,23 @@ class Question(NamedTuple):
     referrer: str
 
 
+class Asking(Client, Protocol):
+    """A client with the head of its request; names of fields in lower case."""
+
+    method: str
+    fields: Headers
+
+
 async def answer(
-    link: Link, gate: Gate, settler: Settler, scope: dict[str, Any], receive: Receive
+    link: Link, gate: Gate, settler: Settler, client: Asking
 ) -> dict[str, Any] | Refusal:
     """The decision as JSON has it, or the problem with the question itself."""
-    if scope["method"] != "POST":
+    if client.method != "POST":
         return NOT_THIS_METHOD
     try:
-        if not await _is_allowed(link, scope["headers"]):
+        if not await _is_allowed(link, client.fields):
             return NO_TOKEN
-        body = await _body(receive)
+        body = await _body(client)
         if body is None:
             return TOO_LARGE
         question = parse(body)
@@ -102,17 +109,17 @@ async def _is_allowed(link: Link, headers: Headers) -> bool:
     )
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(client: Client) -> bytes | None:
     """The body; None if it is too long. Raises `Invalid` if it breaks off."""
     body, more = b"", True
     while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
+        part = await client.part()
+        if part is None:
             raise Invalid("The request broke off.")
-        body += message.get("body", b"")
+        data, more = part
+        body += data
         if len(body) > MAX_BODY_BYTES:
             return None
-        more = message.get("more_body", False)
     return body
 
 
@@ -187,7 +194,7 @@ async def _decide(
         outcome.status = 200
         settler.settle(
             event_id,
-            call.partition,
+            call.said.partition,
             decided.operation,
             outcome,
             is_live=decided.mode == b"live",
@@ -206,11 +213,11 @@ def _call(question: Question) -> Call | Refusal:
     call.api = question.api
     call.method = question.method or question.operation.partition(" ")[0]
     call.path, call.query = question.path.encode(), b""
-    call.client = question.address.encode()
-    call.fields = [(b"referer", question.referrer.encode())] if question.referrer else []
-    call.scheme, call.host = b"https", b""
-    call.content_length, call.chunked = None, False
-    call.partition, call.digest = token.partition, tokens.digest(token.text)
+    call.client, call.scheme = question.address.encode(), b"https"
+    call.said = said = Fields()
+    if question.referrer:
+        said.passed.append((b"referer", question.referrer.encode()))
+    said.partition, said.digest = token.partition, tokens.digest(token.text)
     return call
 
 

@@ -8,8 +8,9 @@ process's background loop (`gateway.door`).
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -29,10 +30,7 @@ from rest_framework.views import APIView, exception_handler
 from gateway import intake, limits
 from gateway.admit import Admission
 from gateway.door import door
-from gateway.forward import Message
-from gateway.problems import Refusal
-
-Sent = Mapping[str, Any]
+from gateway.problems import Refusal, fields_of
 
 READ_BYTES = 64 * 1024
 QUEUED_PARTS = 4
@@ -58,7 +56,7 @@ def problem_details(exc: Exception, context: dict[str, Any]) -> HttpResponseBase
         return exception_handler(exc, context)
     body = exc.refusal.body()
     response = HttpResponse(body, status=exc.status_code)
-    _set_headers(response, exc.refusal.response_headers(body))
+    _set_headers(response, exc.refusal.head())
     return response
 
 
@@ -69,7 +67,7 @@ class KeyAuthentication(authentication.BaseAuthentication):
         call = read(request._request)
         if isinstance(call, Refusal):
             raise (BadKey if call.status == 401 else Refused)(call)
-        if not call.digest:
+        if not call.said.digest:
             raise BadKey(intake.MISSING_KEY)
         return AnonymousUser(), call
 
@@ -154,13 +152,11 @@ def read(request: HttpRequest) -> intake.Call | Refusal:
     if meta.get("HTTP_TRANSFER_ENCODING"):
         return WITHOUT_LENGTH
     return intake.read(
-        {
-            "method": request.method or "GET",
-            "keystile.target": target.encode("latin-1"),
-            "headers": headers,
-            "scheme": request.scheme,
-            "client": (meta.get("REMOTE_ADDR", "unknown"), 0),
-        }
+        request.method or "GET",
+        target.encode("latin-1"),
+        intake.read_fields(headers),
+        scheme=(request.scheme or "http").encode(),
+        peer=meta.get("REMOTE_ADDR", "unknown").encode(),
     )
 
 
@@ -178,73 +174,89 @@ class _Answer:
     def __init__(self, request: HttpRequest, call: intake.Call):
         self._request = request
         self._call = call
-        self._to_read = call.content_length or 0
-        self._messages: asyncio.Queue[Sent | None] = asyncio.Queue(QUEUED_PARTS)
-        self._left = asyncio.Event()
+        self._to_read = call.said.content_length or 0
+        self._head: tuple[int, bytes, int | None] | None = None
+        self._parts: asyncio.Queue[tuple[bytes, bool] | None] = asyncio.Queue()
+        self._taken = asyncio.Semaphore(QUEUED_PARTS)
+        self._started = threading.Event()
+        self._left: Callable[[], None] | None = None
+        self._gone = False
 
     def begin(self, admission: Admission) -> None:
         started = time.perf_counter_ns()
 
         async def carry_out() -> None:
             try:
-                await door.gateway.carry_out(
-                    self._call, admission, self._receive, self._send, started
-                )
+                await door.gateway.carry_out(self._call, admission, self, started)
             finally:
-                await self._messages.put(None)
+                self._parts.put_nowait(None)
+                self._started.set()
 
         asyncio.run_coroutine_threadsafe(carry_out(), door.loop)
 
     def response(self) -> HttpResponseBase:
         """Waits for the answer's head; its body is read while Django sends it."""
-        head = self._next()
-        if head is None:
+        self._started.wait()
+        if self._head is None:
             raise ConnectionError("the call ended without an answer")
-        response = StreamingHttpResponse(self._body(), status=head["status"])
-        _set_headers(response, head["headers"])
+        status, head, length = self._head
+        response = StreamingHttpResponse(self._body(), status=status)
+        _set_headers(response, head)
+        if length is not None and status != 204:
+            response.headers["Content-Length"] = str(length)
         return response
 
     def _body(self) -> Iterator[bytes]:
         try:
             more = True
             while more:
-                message = self._next()
-                if message is None:
+                part = door.run(self._next())
+                if part is None:
                     raise ConnectionError("the backend broke off")  # the server cuts the answer
-                more = message.get("more_body", False)
-                yield message.get("body", b"")
+                data, more = part
+                yield data
         finally:
             door.loop.call_soon_threadsafe(self._leave)
 
+    async def _next(self) -> tuple[bytes, bool] | None:
+        part = await self._parts.get()
+        self._taken.release()
+        return part
+
     def _leave(self) -> None:
-        self._left.set()
-        while not self._messages.empty():  # whoever waits to put one may go on
-            self._messages.get_nowait()
+        self._gone = True
+        self._taken.release()  # whoever waits for it may go on
+        if self._left is not None:
+            self._left()
 
-    def _next(self) -> Sent | None:
-        return door.run(self._messages.get())
+    # ---- gateway.forward.Client, on the loop
 
-    async def _send(self, message: Sent) -> None:
-        if not self._left.is_set():
-            await self._messages.put(message)
+    async def part(self) -> tuple[bytes, bool] | None:
+        data = await asyncio.to_thread(self._request.read, min(self._to_read, READ_BYTES))
+        self._to_read -= len(data)
+        return (data, self._to_read > 0) if data else None
 
-    async def _receive(self) -> Message:
-        if self._to_read:
-            size = min(self._to_read, READ_BYTES)
-            part = await asyncio.to_thread(self._request.read, size)
-            self._to_read -= len(part)
-            if not part:
-                return {"type": "http.disconnect"}
-            return {"type": "http.request", "body": part, "more_body": self._to_read > 0}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
+    def watch(self, left: Callable[[], None]) -> None:
+        self._left = left
+
+    def start(self, status: int, head: bytes, length: int | None) -> None:
+        self._head = status, head, length
+        self._started.set()
+
+    async def write(self, data: bytes, *, more: bool) -> None:
+        if not self._gone:
+            await self._taken.acquire()
+            self._parts.put_nowait((data, more))
+
+    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
+        self.start(status, head, length)
+        self._parts.put_nowait((body, False))
 
 
-def _set_headers(response: HttpResponseBase, headers: list[tuple[bytes, bytes]]) -> None:
+def _set_headers(response: HttpResponseBase, head: bytes) -> None:
     del response.headers["Content-Type"]
     together: dict[str, list[str]] = {}
-    for name, value in headers:
-        if name != b"connection":  # the WSGI server's own
-            together.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    for name, value in fields_of(head):
+        together.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
     for field, values in together.items():
         response.headers[field] = ", ".join(values)

@@ -1,16 +1,17 @@
-"""The HTTP/1.1 server of the gateway and the site: bytes of a connection in, ASGI messages out.
+"""The HTTP/1.1 server of the gateway and the site: bytes of a connection in, exchanges out.
 
-Owns what an ASGI application can't see or stop: what is HTTP at all, the order of pipelined
-requests, framing, backpressure, the patience with slow clients. Parses with llhttp (httptools) and
-runs inside uvicorn, which listens and ends processes: `uvicorn --http gateway.wire:Server`. It
-hands on the request target exactly as it was sent (`scope["keystile.target"]`), and drops trailers.
+Owns what is HTTP at all, the order of pipelined requests, framing, backpressure, the patience with
+slow clients. Parses with llhttp (httptools) and runs inside uvicorn, which listens and ends
+processes: `uvicorn --http gateway.wire:Server`. Requests of the data plane go to the gateway that
+the application's lifespan has put into its state (`gateway.asgi`), all others to the application.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from http.client import responses
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -20,12 +21,15 @@ import httptools
 import structlog
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
+from gateway.intake import Fields, read_fields
 from gateway.problems import Refusal
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
     from uvicorn.server import ServerState
+
+    from gateway.plane import Gateway
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +56,10 @@ DISCONNECT: Message = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 VERSIONS = ("1.1", "1.0")
+BODILESS = frozenset((204, 304))
+REQUEST_LINE = re.compile(
+    rb"(GET|HEAD|DELETE) (/[A-Za-z0-9/._~!$&'()*+,;=:@%?-]{0,2000}) HTTP/1\.1"
+)
 STATUS_LINES = {
     status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()
     for status in range(200, 600)
@@ -78,12 +86,14 @@ class Server(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ):
         self.app = cast("ASGI3Application", config.loaded_app)
+        self.state = app_state
+        self.gateway: Gateway | None = app_state.get("gateway")
+        self._prefix: bytes = app_state.get("gateway_prefix", b"/")
         self.loop = _loop or asyncio.get_running_loop()
         self.tasks = server_state.tasks
         self.write_paused = False
         self.deadline = inf  # for whatever is awaited now; see `_Clock`
         self._connections = cast("set[Server]", server_state.connections)
-        self._state = app_state
         # None: nothing is read any more, whatever arrives.
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._queue: deque[Exchange] = deque()  # the first one is being answered
@@ -95,15 +105,18 @@ class Server(asyncio.Protocol):
         self._read_paused = False
         self._drained: asyncio.Future[None] | None = None
         self._out: list[bytes] = []
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._fields_before: list[tuple[bytes, bytes]] | None = None
+        self._fields_text = b""  # those of the last request, if the next may repeat them
 
     # ---- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio's in all but their class.
         self.transport = cast(asyncio.Transport, transport)
-        self._client = get_remote_addr(self.transport)
-        self._server = get_local_addr(self.transport)
-        self._scheme = "https" if is_ssl(self.transport) else "http"
+        self.peer = get_remote_addr(self.transport)
+        self.client = self.peer[0].encode() if self.peer else b"unknown"
+        self.scheme = b"https" if is_ssl(self.transport) else b"http"
         self._connections.add(self)
         _Clock.start(self.loop, self._connections)
         self._allow(HEAD_SECONDS)
@@ -144,12 +157,15 @@ class Server(asyncio.Protocol):
     # ---- bytes in
 
     def data_received(self, data: bytes) -> None:
+        if self._fields_text and data.endswith(self._fields_text) and self._repeats(data):
+            return
         if self._parser is None:
             self._received += len(data)
             if self._received > LINGER_BYTES:
                 self.transport.abort()
             return
         is_continued = self._in_head or self._reading is not None
+        self._is_large = len(data) > MAX_HEAD_BYTES
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -163,6 +179,36 @@ class Server(asyncio.Protocol):
             self._weigh(len(data))
         elif self._in_head:
             self._allow(HEAD_SECONDS)
+        else:
+            self._learn(data)
+
+    def _learn(self, data: bytes) -> None:
+        """Keeps the fields of a request without a body that came alone, for `_repeats`."""
+        self._fields_text = b""
+        line, _, rest = data.partition(b"\r\n")
+        is_alone = rest.find(b"\r\n\r\n") == len(rest) - 4
+        is_over = self._reading is None and not self._is_last and self._parser is not None
+        if is_alone and is_over and REQUEST_LINE.fullmatch(line):
+            self._fields_text = data[len(line) :]
+
+    def _repeats(self, data: bytes) -> bool:
+        """Takes a request whose fields are, to the byte, those of the one before; whether it is.
+
+        Programs send the same fields with each call. They were parsed and found good, without a
+        body, so that what is left to read is the request line: most of a parser's work is saved.
+        """
+        if self._queue or self._in_head or self._parser is None or self._is_last:
+            return False
+        line = REQUEST_LINE.fullmatch(data, 0, len(data) - len(self._fields_text))
+        if line is None:
+            return False
+        exchange = Exchange(
+            self, line[1].decode(), line[2], self._fields, "1.1", keep_alive=True, expects=False
+        )
+        exchange.arrived_whole()
+        self._queue.append(exchange)
+        self._begin()
+        return True
 
     def _weigh(self, size: int) -> None:
         """Ends a request whose head, or the framing of whose body, is out of proportion."""
@@ -177,7 +223,7 @@ class Server(asyncio.Protocol):
         self._in_head = True
         self._received = 0
         self._target = b""
-        self._fields: list[tuple[bytes, bytes]] = []
+        self._fields = []
         self._expects = False
 
     def on_url(self, target: bytes) -> None:
@@ -200,34 +246,32 @@ class Server(asyncio.Protocol):
         if version not in VERSIONS:
             self._refuse(WRONG_VERSION)
             return
-        size = len(target) + sum([len(name) + len(value) for name, value in fields])
-        if size > MAX_HEAD_BYTES or len(fields) > MAX_FIELDS:
+        if len(fields) > MAX_FIELDS or (self._is_large and _size(target, fields) > MAX_HEAD_BYTES):
             self._refuse(HEAD_TOO_LARGE)
             return
-        raw_path, _, query = target.partition(b"?")
-        path = raw_path.decode("latin-1")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "method": self._parser.get_method().decode(),
-            "scheme": self._scheme,
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "root_path": "",
-            "headers": fields,
-            "client": self._client,
-            "server": self._server,
-            "state": self._state,
-            "keystile.target": target,
-        }
-        self._reading = Exchange(self, scope, self._parser.should_keep_alive(), self._expects)
-        self._queue.append(self._reading)
+        keep_alive = self._parser.should_keep_alive()
+        method = self._parser.get_method().decode()
+        self._take(
+            Exchange(
+                self, method, target, fields, version, keep_alive=keep_alive, expects=self._expects
+            )
+        )
+
+    def _take(self, exchange: Exchange) -> None:
+        """A request's head is there, and perhaps its body."""
+        self._reading = exchange
+        self._queue.append(exchange)
         if len(self._queue) == 1:
             self._begin()
         else:
             self.pause_reading()
+
+    def said(self, fields: list[tuple[bytes, bytes]]) -> Fields | Refusal:
+        """What the fields say: on one connection nearly always what those before them said."""
+        if fields is not self._fields_before and fields != self._fields_before:
+            self._said_before = read_fields(fields)
+            self._fields_before = fields
+        return self._said_before
 
     def on_body(self, data: bytes) -> None:
         if self._reading is not None:
@@ -285,12 +329,22 @@ class Server(asyncio.Protocol):
     # ---- one exchange after the other
 
     def _begin(self) -> None:
-        self.deadline = inf  # applications have clocks of their own
-        self._queue[0].begin()
+        self.deadline = inf  # what answers has clocks of its own
+        exchange = self._queue[0]
+        if self.gateway is not None and exchange.target.startswith(self._prefix):
+            work = self.gateway.answer(exchange)
+        else:
+            work = _Page(exchange).run(self.app)
+        exchange.task = self.loop.create_task(exchange.run(work))
+        self.tasks.add(exchange.task)
 
-    def answered(self) -> None:
-        """The first exchange's answer is written, to its end."""
-        self.flush()
+    def answered(self, data: bytes) -> None:
+        """The first exchange's answer ends with `data`."""
+        if self._out:
+            self._out.append(data)
+            self.flush()
+        elif not self.transport.is_closing():
+            self.transport.write(data)
         exchange = self._queue.popleft()
         if self._reading is exchange or not exchange.keep_alive:
             self._close()
@@ -336,8 +390,10 @@ class Server(asyncio.Protocol):
     def _write_refusal(self, refusal: Refusal) -> None:
         body = refusal.body()
         status = OWN_STATUS.get(refusal, refusal.status)
-        lines = [b"%b: %b\r\n" % field for field in refusal.response_headers(body)]
-        self.write(b"".join([STATUS_LINES[status], *lines, b"\r\n", body]))
+        self.write(
+            b"%b%bcontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (STATUS_LINES[status], refusal.head(), len(body), body)
+        )
         self._in_head = True  # of a request that nobody reads
         self._close()
 
@@ -356,73 +412,107 @@ class Server(asyncio.Protocol):
 
 
 class Exchange:
-    """One request and its answer: an application's `receive` and `send`."""
+    """One request and its answer; what answers it sees in it a `gateway.forward.Client`."""
 
     __slots__ = (
         "_buffered",
         "_chunked",
         "_connection",
         "_expects",
-        "_gone",
         "_left",
         "_parts",
         "_read",
-        "_scope",
         "_silent",
-        "_task",
         "_waiter",
+        "_watcher",
         "_whole",
         "body_bytes",
         "ends_with_connection",
+        "fields",
+        "gone",
         "has_answer",
         "keep_alive",
+        "method",
+        "target",
+        "task",
+        "version",
     )
 
-    def __init__(self, connection: Server, scope: dict[str, Any], keep_alive: bool, expects: bool):
+    def __init__(
+        self,
+        connection: Server,
+        method: str,
+        target: bytes,
+        fields: list[tuple[bytes, bytes]],
+        version: str,
+        *,
+        keep_alive: bool,
+        expects: bool,
+    ):
+        self.task: asyncio.Task[None]
+        self.method = method
+        self.target = target
+        self.fields = fields
+        self.version = version
+        self.keep_alive = keep_alive
+        self.gone = False  # the client, or the exchange is over
+        self.has_answer = False
+        self.ends_with_connection = False
+        self.body_bytes = 0
         self._connection = connection
-        self._scope = scope
         self._expects = expects
         self._parts: list[bytes] = []
         self._buffered = 0
         self._whole = False  # the body has arrived
         self._read = False  # and was read
-        self._gone = False
         self._waiter: asyncio.Future[None] | None = None
-        self._left: int | None = None  # bytes of the answer; None: it doesn't say
+        self._watcher: Callable[[], None] | None = None
         self._chunked = False
         self._silent = False  # an answer without a body
-        self.keep_alive = keep_alive
-        self.body_bytes = 0
-        self.has_answer = False
-        self.ends_with_connection = False
+        self._left: int | None = None  # bytes of the answer that are due
 
-    def begin(self) -> None:
-        self._task = self._connection.loop.create_task(self._run())
-        self._connection.tasks.add(self._task)
+    @property
+    def connection(self) -> Server:
+        return self._connection
 
-    async def _run(self) -> None:
+    @property
+    def said(self) -> Fields | Refusal:
+        return self._connection.said(self.fields)
+
+    @property
+    def scheme(self) -> bytes:
+        return self._connection.scheme
+
+    @property
+    def peer(self) -> bytes:
+        return self._connection.client
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does the work, whatever comes of it."""
         connection = self._connection
         try:
-            await connection.app(self._scope, self.receive, self.send)  # type: ignore[arg-type]
+            await work
         except Exception:  # the edge of the process
-            log.exception("request.failed", path=self._scope["path"])
-            if not self.has_answer and not self._gone:
+            log.exception("request.failed", method=self.method)
+            if not self.has_answer and not self.gone:
                 connection.write(FAILED)
         finally:
-            connection.tasks.discard(self._task)
-        if not self._gone:
+            connection.tasks.discard(self.task)
+        if not self.gone:
             connection.break_off()
 
     def leave(self) -> None:
         """The client is gone: there is nothing to read and nobody to answer."""
-        self._gone = True
+        self.gone = True
         self._wake()
+        if self._watcher is not None:
+            self._watcher()
 
     # ---- the request's body
 
     def arrived(self, data: bytes) -> None:
         self.body_bytes += len(data)
-        if self._gone:
+        if self.gone:
             return
         self._parts.append(data)
         self._buffered += len(data)
@@ -438,84 +528,155 @@ class Exchange:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def receive(self) -> Message:
+    async def part(self) -> tuple[bytes, bool] | None:
+        """The next part of the body, and whether more follows; None: the client is gone.
+
+        After the last part it waits for that.
+        """
         if self._expects and not self._whole and not self.has_answer:
             self._expects = False
             self._connection.write(CONTINUE)
-        while not self._gone:
+        while not self.gone:
             if self._parts or (self._whole and not self._read):
-                body = b"".join(self._parts)
+                data = b"".join(self._parts)
                 self._parts.clear()
                 self._buffered = 0
                 self._read = self._whole
                 self._connection.resume_reading()
-                return {"type": "http.request", "body": body, "more_body": not self._read}
+                return data, not self._read
             self._waiter = self._connection.loop.create_future()
             await self._waiter
-        return DISCONNECT
+        return None
+
+    def watch(self, left: Callable[[], None]) -> None:
+        self._watcher = left
+        if self.gone:
+            left()
 
     # ---- the answer
 
-    async def send(self, message: Message) -> None:
-        connection = self._connection
-        if connection.write_paused:
-            await connection.drain()
-        if self._gone:
-            return
-        if not self.has_answer:
-            self.has_answer = True
-            connection.write(self._head(message["status"], message.get("headers", ())))
-            return
-        body = message.get("body", b"")
-        more = message.get("more_body", False)
-        if self._silent:
-            pass
-        elif self._chunked:
-            if body:
-                connection.write(b"%x\r\n%b\r\n" % (len(body), body))
-            if not more:
-                connection.write(b"0\r\n\r\n")
-        else:
-            if self._left is not None:
-                self._left -= len(body)
-                if self._left < 0 or (self._left and not more):
-                    raise ValueError("the answer is not as long as it says")
-            connection.write(body)
-        if not more:
-            self._gone = True
-            self._wake()
-            connection.answered()
+    def start(self, status: int, head: bytes, length: int | None) -> None:
+        if not self.gone:
+            self._connection.write(self._framed(status, head, length))
 
-    def _head(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-        lines = [STATUS_LINES[status]]
+    async def write(self, data: bytes, *, more: bool) -> None:
+        if self._connection.write_paused:
+            await self._connection.drain()
+        if self.gone:
+            return
+        if self._silent:
+            data = b""
+        elif self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            if not more:
+                data += b"0\r\n\r\n"
+        elif self._left is not None:
+            self._left -= len(data)
+            if self._left < 0 or (self._left and not more):
+                raise ValueError("the answer is not as long as it says")
+        if more:
+            self._connection.write(data)
+        else:
+            self._end(data)
+
+    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
+        if self.gone:
+            return
+        head = self._framed(status, head, length)
+        if not self._silent and length != len(body):
+            raise ValueError("the answer is not as long as it says")
+        self._end(head if self._silent else head + body)
+
+    def _framed(self, status: int, head: bytes, length: int | None) -> bytes:
+        """The whole head; decides how the client is told where the body ends (RFC 9112 §6.3)."""
+        self.has_answer = True
+        self._left = length
+        is_old = self.version == "1.0"
+        framing = b"\r\n"
+        if status in BODILESS or self.method == "HEAD":
+            self._silent = True
+            if length is not None and status != 204:
+                framing = b"content-length: %d\r\n\r\n" % length
+        elif length is not None:
+            framing = b"content-length: %d\r\n\r\n" % length
+        elif is_old:
+            self.ends_with_connection = True  # HTTP/1.0 knows no chunks
+            self.keep_alive = False
+        else:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n\r\n"
+        if not self.keep_alive:
+            framing = b"connection: close\r\n" + framing
+        elif is_old:
+            framing = b"connection: keep-alive\r\n" + framing
+        return STATUS_LINES[status] + head + framing
+
+    def _end(self, data: bytes) -> None:
+        self.gone = True
+        self._watcher = None
+        if self._waiter is not None:
+            self._wake()
+        self._connection.answered(data)
+
+
+class _Page:
+    """An exchange as an ASGI application sees it: everything that is not the gateway's."""
+
+    def __init__(self, exchange: Exchange):
+        self._exchange = exchange
+
+    async def run(self, app: ASGI3Application) -> None:
+        exchange, connection = self._exchange, self._exchange.connection
+        raw_path, _, query = exchange.target.partition(b"?")
+        path = raw_path.decode("latin-1")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": exchange.version,
+            "method": exchange.method,
+            "scheme": connection.scheme.decode(),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": exchange.fields,
+            "client": connection.peer,
+            "server": get_local_addr(connection.transport),
+            "state": connection.state,
+        }
+        await app(scope, self._receive, self._send)  # type: ignore[arg-type]
+
+    async def _receive(self) -> Message:
+        part = await self._exchange.part()
+        if part is None:
+            return DISCONNECT
+        return {"type": "http.request", "body": part[0], "more_body": part[1]}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start(message["status"], message.get("headers", ()))
+        else:
+            body = message.get("body", b"")
+            await self._exchange.write(body, more=message.get("more_body", False))
+
+    def _start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        length, lines = None, []
         for field in fields:
             name = field[0].lower()
             if name == b"content-length":
-                self._left = int(field[1])
+                length = int(field[1])
             elif name == b"connection":
-                self.keep_alive = self.keep_alive and b"close" not in field[1].lower()
-                continue
-            elif name == b"transfer-encoding":
-                continue  # is said here
-            lines.append(b"%b: %b\r\n" % field)
-        is_old = self._scope["http_version"] == "1.0"
-        if self._scope["method"] == "HEAD" or status in (204, 304):
-            self._silent = True
-        elif self._left is None and not is_old:
-            self._chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        elif self._left is None:
-            # RFC 9112 §6.3: HTTP/1.0 knows no chunks.
-            self.ends_with_connection = True
-            self.keep_alive = False
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        elif is_old:
-            lines.append(b"connection: keep-alive\r\n")
+                self._exchange.keep_alive &= b"close" not in field[1].lower()
+            elif name != b"transfer-encoding":
+                lines.append(b"%b: %b\r\n" % field)
         head = b"".join(lines)
         if head.count(b"\n") != len(lines):
             raise ValueError("a header field has a line break in it")
-        return head + b"\r\n"
+        self._exchange.start(status, head, length)
+
+
+def _size(target: bytes, fields: list[tuple[bytes, bytes]]) -> int:
+    return len(target) + sum(len(name) + len(value) + 4 for name, value in fields)
 
 
 class _Clock:

@@ -12,9 +12,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
 django_application = get_asgi_application()
 
+from gateway.asgi import Receive, Scope, Send  # noqa: E402
 from gateway.asgi import application as gateway_application  # noqa: E402
-from gateway.forward import Receive, Send  # noqa: E402
-from gateway.plane import Scope  # noqa: E402
 from gateway.problems import http_date  # noqa: E402
 
 
@@ -24,6 +23,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     The server writes no Date (RFC 9110 §6.6.1): the gateway passes its backend's on, pages get
     theirs here.
     """
+    if scope["type"] == "lifespan":
+        scope.setdefault("state", {})["gateway_prefix"] = b"/gateway/"
     if scope["type"] == "lifespan" or scope["path"].startswith("/gateway/"):
         await gateway_application(scope, receive, send)
         return

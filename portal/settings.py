@@ -201,6 +201,8 @@ RENEWAL_GRACE_HOURS = 72  # traffic goes on while a renewal is unconfirmed
 PAST_DUE_GRACE_DAYS = 7  # after a failed payment, until `payment_required`
 
 # ------------------------------------------------------------------ gateway
+# How many proxies in front of it may say who the client is (X-Forwarded-For, from the right).
+TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
 GATEWAY_REDIS_TIMEOUT_SECONDS = env.float("GATEWAY_REDIS_TIMEOUT_SECONDS", default=2.0)
 
 # ------------------------------------------------------------------ tasks

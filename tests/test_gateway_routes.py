@@ -108,8 +108,8 @@ def test_units_are_weights_and_maxima_with_calls_first(db, redis_clean):
     found = published().apis["demo"].find("GET", b"/x")
 
     assert isinstance(found, Operation)
-    assert found.arguments[0] == '{"calls":1,"rows":2,"tokens":9}'
-    assert found.arguments[1:] == ("calls", "1", "rows", "2", "tokens", "9")
+    assert found.units_json == '{"calls":1,"rows":2,"tokens":9}'
+    assert found.arguments == ("calls", "1", "rows", "2", "tokens", "9")
     assert found.reported == {"tokens": 9}
 
 
@@ -119,8 +119,8 @@ def test_upstream_headers_are_sealed_on_the_way(db, redis_clean):
 
     assert b"s3cret" not in records.connection().hget(records.routes_name(0), "blob")
     api = published().apis["demo"]
-    assert api.secret_headers == ((b"x-secret", b"s3cret"),)
-    assert api.live == ("https", "backend.test", 8443, b"backend.test:8443", b"/base")
+    assert api.secret_lines == b"x-secret: s3cret\r\n"
+    assert api.live[:5] == ("https", "backend.test", 8443, b"backend.test:8443", b"/base")
 
 
 def test_headers_sealed_under_another_key_are_left_out_and_said(db, redis_clean, caplog):
@@ -129,7 +129,7 @@ def test_headers_sealed_under_another_key_are_left_out_and_said(db, redis_clean,
     with caplog.at_level(logging.ERROR):
         api = published().apis["demo"]
 
-    assert api.secret_headers == ()
+    assert api.secret_lines == b""
     assert "seal_broken" in caplog.text
 
 

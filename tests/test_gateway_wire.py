@@ -142,6 +142,7 @@ def test_fields_that_the_backend_gets(door, customer):
     assert got == {
         "accept": "text/html",
         "x-custom": "kept",
+        "via": "1.1 keystile",
         "x-upstream-secret": "s3cret",
         "x-forwarded-for": "127.0.0.1",
         "x-forwarded-proto": "http",
