@@ -1,0 +1,88 @@
+"""What this machine is and what it has: cores and who gets which, versions, missing tools."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+LUA_MODULE = "ngx_http_lua_module.so"
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which cores the measured process has, and which everything else."""
+
+    contestant: set[int]
+    rest: set[int]
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        first, *others = sorted(os.sched_getaffinity(0))
+        return cls({first}, set(others) or {first})
+
+    @property
+    def for_two(self) -> set[int]:
+        """Cores for two measured processes."""
+        return self.contestant | {min(self.rest)}
+
+    @property
+    def beside_two(self) -> set[int]:
+        """Cores for the rest beside two measured processes; of two cores, a share of both."""
+        return self.rest - self.for_two or self.for_two
+
+
+def missing_for_all() -> list[str]:
+    """What nothing can be measured without, and how to get it."""
+    tools = (("wrk", "apt install wrk"), ("nginx", "apt install nginx"))
+    return [f"{tool} ({how})" for tool, how in tools if shutil.which(tool) is None]
+
+
+def missing_lua() -> str:
+    if (nginx_modules() / LUA_MODULE).is_file():
+        return ""
+    return "nginx's Lua module (apt install libnginx-mod-http-lua lua-cjson)"
+
+
+def missing_node() -> str:
+    if shutil.which("node") and shutil.which("npm"):
+        return ""
+    return "node 20.15 or newer with npm (apt install nodejs npm)"
+
+
+@cache
+def nginx_modules() -> Path:
+    built = subprocess.run(["nginx", "-V"], capture_output=True, text=True, check=True).stderr
+    found = re.search(r"--modules-path=(\S+)", built)
+    return Path(found[1] if found else "/usr/lib/nginx/modules")
+
+
+def facts() -> dict[str, str]:
+    """What readers of figures must know, by name."""
+    return {
+        "Processor": _cpu_model(),
+        "Cores": str(len(os.sched_getaffinity(0))),
+        "Kernel": platform.release(),
+        "Python": platform.python_version(),
+        "nginx": _version("nginx", "-v"),
+        "wrk": _version("wrk", "-v"),
+        "node": _version("node", "-v"),
+    }
+
+
+def _cpu_model() -> str:
+    found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _version(tool: str, flag: str) -> str:
+    if shutil.which(tool) is None:
+        return "–"
+    said = subprocess.run([tool, flag], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+\.\d+(?:\.\d+)?", said.stdout + said.stderr)
+    return found[0] if found else "unknown"

@@ -1,0 +1,120 @@
+"""One session: start everybody, check that they do the job, measure them in turns."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench import checks, contestants, load, processes, seller
+from tests.bench.contestants import CONTESTANTS, Contestant, Place, Running
+from tests.bench.load import Measure, Scenario
+from tests.bench.machine import Cores
+
+SCENARIOS = [
+    Scenario("200 bytes, 1 connection", seller.SMALL, 1),
+    Scenario("200 bytes, 64 connections", seller.SMALL, 64),
+    Scenario("200 bytes, 256 connections", seller.SMALL, 256),
+    Scenario("20 KB, 64 connections", seller.LARGE, 64),
+]
+SCALED = SCENARIOS[2]
+MOST_PROCESSES = 2
+
+
+@dataclass
+class Results:
+    """What was measured.
+
+    left_out:  who was not measured, and why
+    measures:  by scenario and contestant's slug, one per round
+    scaling:   by number of gateway processes, one per round
+    beside_mb: …
+    """
+
+    measured: list[Contestant] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    measures: dict[tuple[Scenario, str], list[Measure]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    scaling: dict[int, list[Measure]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how often and who: the session's options."""
+
+    seconds: int
+    rounds: int
+    only: tuple[str, ...]
+
+
+def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
+    """Measures everybody. Raises `checks.DoesLess` before the first figure if somebody cheats."""
+    results = Results()
+    for contestant in CONTESTANTS:
+        if plan.only and contestant.slug not in plan.only:
+            results.left_out[contestant.name] = "not asked for"
+        elif missing := contestant.missing():
+            results.left_out[contestant.name] = f"needs {missing}"
+        else:
+            results.measured.append(contestant)
+
+    with contestants.upstream(folder) as upstream_port, ExitStack() as stack:
+        place = Place(folder, cache, upstream_port)
+        keys = seller.open_shop(place.upstream_url)
+        running: dict[str, Running] = {}
+        for contestant in results.measured:
+            with processes.pinned(cores.contestant):
+                running[contestant.slug] = stack.enter_context(contestant.start(place))
+            checks.check(contestant, running[contestant.slug], keys[0])
+            _say(f"{contestant.name} does the job")
+        _measure_in_turns(plan, running, keys, results)
+        if "keystile" in running:
+            _measure_scaling(plan, place, running["keystile"], keys, cores, results)
+    return results
+
+
+def _measure_in_turns(
+    plan: Plan, running: dict[str, Running], keys: list[str], results: Results
+) -> None:
+    """Round by round, each contestant once per scenario, so that a noisy minute meets all."""
+    for number in range(plan.rounds):
+        for scenario in SCENARIOS:
+            _say(f"round {number + 1} of {plan.rounds}: {scenario.title}")
+            # Whoever comes first in one round comes last in another.
+            turn = number % len(results.measured)
+            for contestant in results.measured[turn:] + results.measured[:turn]:
+                measure = load.run(
+                    contestant, running[contestant.slug], scenario, keys, plan.seconds
+                )
+                results.measures[scenario, contestant.slug].append(measure)
+                _say(
+                    f"  {contestant.name:<24}{measure.requests_per_second:>9,.0f} req/s"
+                    f"{measure.cpu_ms_per_1000:>9,.1f} ms/1k"
+                )
+
+
+def _measure_scaling(
+    plan: Plan,
+    place: Place,
+    one: Running,
+    keys: list[str],
+    cores: Cores,
+    results: Results,
+) -> None:
+    """One gateway process against two, the second on a core of its own if there is one."""
+    _say(f"one gateway process and two: {SCALED.title}")
+    contestant = CONTESTANTS[0]
+    with ExitStack() as stack:
+        with processes.pinned(cores.for_two):
+            two = stack.enter_context(contestants.keystile(place, MOST_PROCESSES))
+        for _ in range(plan.rounds):
+            for count, running in ((1, one), (MOST_PROCESSES, two)):
+                measure = load.run(contestant, running, SCALED, keys, plan.seconds)
+                results.scaling[count].append(measure)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
