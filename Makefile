@@ -3,7 +3,7 @@
 VENV := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,7 @@ help: ## List the targets
 	@echo "  make run takes PORT=8000, DATA_DIR=var/, GATEWAY_PROCESSES=1, DATABASE_URL= and REDIS_URL=,"
 	@echo "  and UPSTREAM=https://... with OPENAPI=file-or-url to sell an API of your own."
 	@echo "  make test takes ARGS= for pytest."
+	@echo "  make bench takes BENCH_SECONDS=5, BENCH_ROUNDS=3 and ONLY=keystile,lua,…"
 
 run: ## Start everything and print where to click; Ctrl-C stops all of it
 	@.ci/venv requirements.txt
@@ -37,6 +38,10 @@ check: ## Lint, types, import contract, migrations
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(VENV)/bin/python manage.py check
+
+bench: ## Measure the gateway against its peers; rewrites docs/benchmarks.md
+	@.ci/venv requirements-dev.txt
+	@exec $(VENV)/bin/python -m tests.bench
 
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"

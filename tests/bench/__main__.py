@@ -31,6 +31,8 @@ def main() -> int:
         # Everything but the contestants: the client, the backend and the stores.
         with processes.pinned(cores.rest), Services(folder / "stores", durable=True) as services:
             return _measure(folder, services, cores)
+    except KeyboardInterrupt:
+        return 130
     except StartError as error:
         sys.stderr.write(f"{error}\n")
         return 1

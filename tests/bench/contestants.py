@@ -29,6 +29,10 @@ SMALL_BYTES, LARGE_BYTES = 200, 20_000
 BATCH_SECONDS = 0.1
 
 
+class Missing(Exception):
+    """This machine lacks something. The text says what, and how to get it."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where contestants find things. `folder` is this session's, `cache` outlives it."""
@@ -52,17 +56,15 @@ class Running:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to do the gateway's job.
+    """One way to do the gateway's job. `start` raises `Missing`.
 
     entries: counts the usage entries that it has recorded; None if it does not do the job
-    missing: what this machine lacks for it, and how to get it
     """
 
     slug: str
     name: str
     start: Callable[[Place], AbstractContextManager[Running]]
     entries: Callable[[], int] | None
-    missing: Callable[[], str] = lambda: ""
 
 
 # ------------------------------------------------------------------ Keystile and Django
@@ -124,6 +126,8 @@ def nginx_lua_batching(place: Place) -> Iterator[Running]:
 
 @contextmanager
 def _nginx_lua(place: Place, name: str, *, hold_seconds: float) -> Iterator[Running]:
+    if not (machine.nginx_modules() / "ngx_http_lua_module.so").is_file():
+        raise Missing("nginx's Lua module: apt install libnginx-mod-http-lua lua-cjson")
     redis = urlsplit(settings.REDIS_URL)
     environment = _same_job(place) | {
         "BENCH_REDIS_PORT": str(redis.port),
@@ -186,6 +190,8 @@ def fastify(place: Place) -> Iterator[Running]:
 
 def _node_packages(home: Path) -> Path:
     """A folder with the server and its packages, installed when their list has changed."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        raise Missing("node 20.15 or newer and npm: apt install nodejs npm")
     home.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "fastify" / "server.js", home)
     wanted = (HERE / "fastify" / "package.json").read_bytes()
@@ -193,7 +199,8 @@ def _node_packages(home: Path) -> Path:
     if not installed.is_file() or installed.read_bytes() != wanted:
         (home / "package.json").write_bytes(wanted)
         command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
-        subprocess.run([*command, "--loglevel=error"], cwd=home, check=True)
+        if subprocess.run([*command, "--loglevel=error"], cwd=home, check=False).returncode != 0:
+            raise Missing("its packages: npm could not install tests/bench/fastify/package.json")
         installed.write_bytes(wanted)
     return home
 
@@ -218,13 +225,12 @@ def _same_job(place: Place) -> dict[str, str]:
 
 
 STREAM = seller.entries_in_stream
-LUA = machine.missing_lua
 
 CONTESTANTS = [
     Contestant("keystile", "Keystile", keystile, STREAM),
-    Contestant("lua", "nginx + Lua, same job", nginx_lua, STREAM, LUA),
-    Contestant("lua-batching", "nginx + Lua, batching", nginx_lua_batching, STREAM, LUA),
-    Contestant("fastify", "Fastify", fastify, STREAM, machine.missing_node),
+    Contestant("lua", "nginx + Lua, same job", nginx_lua, STREAM),
+    Contestant("lua-batching", "nginx + Lua, batching", nginx_lua_batching, STREAM),
+    Contestant("fastify", "Fastify", fastify, STREAM),
     Contestant("drf", "obvious DRF", obvious_drf, seller.rows_in_ledger),
     Contestant("plain", "nginx, plain proxy", plain_proxy, None),
 ]

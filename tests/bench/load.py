@@ -28,7 +28,8 @@ class Scenario:
 class Measure:
     """What one run gave.
 
-    cpu_ms_per_1000: CPU time of the contestant's own processes for 1000 requests
+    cpu_ms_per_1000: CPU time of the contestant's own processes for 1000 calls
+    busy: the part of one core that this was
     unanswered: usage entries less the requests that the client saw end: calls that were under way
         when it stopped. None for who records nothing.
     """
@@ -37,6 +38,7 @@ class Measure:
     p50_ms: float
     p99_ms: float
     cpu_ms_per_1000: float
+    busy: float
     memory_mb: float
     completed: int
     errors: int
@@ -60,11 +62,14 @@ def run(
     # Read after the last settlement: it is part of the job.
     cpu_ms = (processes.cpu_seconds(pids) - cpu_before) * 1000
     completed = seen["completed"]
+    rate = completed / seen["duration_us"] * 1e6
+    cpu_ms_per_1000 = cpu_ms / (completed if recorded is None else recorded) * 1000
     return Measure(
-        requests_per_second=completed / seen["duration_us"] * 1e6,
+        requests_per_second=rate,
         p50_ms=seen["p50_us"] / 1000,
         p99_ms=seen["p99_us"] / 1000,
-        cpu_ms_per_1000=cpu_ms / completed * 1000,
+        cpu_ms_per_1000=cpu_ms_per_1000,
+        busy=rate * cpu_ms_per_1000 / 1e6,
         memory_mb=processes.resident_mb(pids),
         completed=completed,
         errors=seen["errors"],

@@ -11,48 +11,28 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-LUA_MODULE = "ngx_http_lua_module.so"
-
 
 @dataclass(frozen=True)
 class Cores:
-    """Which cores the measured process has, and which everything else."""
+    """Which core the measured process has, which a second one, and which everything else."""
 
-    contestant: set[int]
+    first: int
+    second: int
     rest: set[int]
 
     @classmethod
     def of_this_machine(cls) -> Cores:
+        """From four cores on nobody shares; below, the second process does, of one everybody."""
         first, *others = sorted(os.sched_getaffinity(0))
-        return cls({first}, set(others) or {first})
-
-    @property
-    def for_two(self) -> set[int]:
-        """Cores for two measured processes."""
-        return self.contestant | {min(self.rest)}
-
-    @property
-    def beside_two(self) -> set[int]:
-        """Cores for the rest beside two measured processes; of two cores, a share of both."""
-        return self.rest - self.for_two or self.for_two
+        if len(others) < 3:
+            return cls(first, (others or [first])[0], set(others or [first]))
+        return cls(first, others[0], set(others[1:]))
 
 
 def missing_for_all() -> list[str]:
     """What nothing can be measured without, and how to get it."""
     tools = (("wrk", "apt install wrk"), ("nginx", "apt install nginx"))
     return [f"{tool} ({how})" for tool, how in tools if shutil.which(tool) is None]
-
-
-def missing_lua() -> str:
-    if (nginx_modules() / LUA_MODULE).is_file():
-        return ""
-    return "nginx's Lua module (apt install libnginx-mod-http-lua lua-cjson)"
-
-
-def missing_node() -> str:
-    if shutil.which("node") and shutil.which("npm"):
-        return ""
-    return "node 20.15 or newer with npm (apt install nodejs npm)"
 
 
 @cache

@@ -147,13 +147,14 @@ def _scenario(results: Results, scenario: Scenario) -> str:
                 _spread(measures, lambda m: m.p50_ms, 1),
                 _spread(measures, lambda m: m.p99_ms, 1),
                 _spread(measures, cpu, 1),
+                f"{median(m.busy for m in measures):.0%}",
                 f"{median(m.memory_mb for m in measures):.0f}",
                 f"{sum(m.completed for m in measures):,}",
                 f"+{sum(extra)}" if extra else "–",
                 *(f"{ratio:.2f}×" if ratio is not None else "–" for ratio in ratios),
             ]
         )
-    head = ["", "req/s", "p50 ms", "p99 ms", "CPU ms/1k", "MB", "answers", "entries more"]
+    head = ["", "req/s", "p50 ms", "p99 ms", "CPU ms/1k", "busy", "MB", "answers", "entries more"]
     return _table([*head, "req/s ÷ Lua", "CPU ÷ Lua"], rows)
 
 
@@ -200,9 +201,9 @@ def _page(results: Results, plan: Plan, cores: machine.Cores, tables: str) -> st
         **{name: importlib.metadata.version(name) for name in ("uvicorn", "uvloop", "Django")},
         "Measured on": f"{datetime.now(UTC):%Y-%m-%d}",
         "Command": f"`make bench BENCH_SECONDS={plan.seconds} BENCH_ROUNDS={plan.rounds}`",
-        "Contestant's core": _numbers(cores.contestant),
+        "The contestant on": _numbers({cores.first}),
+        "Two gateway processes on": _numbers({cores.first, cores.second}),
         "Everything else on": _numbers(cores.rest),
-        "Two processes on": f"{_numbers(cores.for_two)}, the rest on {_numbers(cores.beside_two)}",
     }
     return Template(PAGE.read_text()).substitute(
         facts=_facts(facts), tables=tables, seconds=plan.seconds, rounds=plan.rounds

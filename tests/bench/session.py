@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench import checks, contestants, load, processes, seller
-from tests.bench.contestants import CONTESTANTS, Contestant, Place, Running
+from tests.bench.contestants import CONTESTANTS, Contestant, Missing, Place, Running
 from tests.bench.load import Measure, Scenario
 from tests.bench.machine import Cores
 
@@ -27,10 +27,9 @@ MOST_PROCESSES = 2
 class Results:
     """What was measured.
 
-    left_out:  who was not measured, and why
-    measures:  by scenario and contestant's slug, one per round
-    scaling:   by number of gateway processes, one per round
-    beside_mb: …
+    left_out: who could not be measured, and why
+    measures: by scenario and contestant's slug, one per round
+    scaling:  by number of gateway processes, one per round
     """
 
     measured: list[Contestant] = field(default_factory=list)
@@ -53,22 +52,21 @@ class Plan:
 def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
     """Measures everybody. Raises `checks.DoesLess` before the first figure if somebody cheats."""
     results = Results()
-    for contestant in CONTESTANTS:
-        if plan.only and contestant.slug not in plan.only:
-            results.left_out[contestant.name] = "not asked for"
-        elif missing := contestant.missing():
-            results.left_out[contestant.name] = f"needs {missing}"
-        else:
-            results.measured.append(contestant)
-
     with contestants.upstream(folder) as upstream_port, ExitStack() as stack:
         place = Place(folder, cache, upstream_port)
         keys = seller.open_shop(place.upstream_url)
         running: dict[str, Running] = {}
-        for contestant in results.measured:
-            with processes.pinned(cores.contestant):
-                running[contestant.slug] = stack.enter_context(contestant.start(place))
+        for contestant in CONTESTANTS:
+            if plan.only and contestant.slug not in plan.only:
+                continue
+            try:
+                with processes.pinned({cores.first}):
+                    running[contestant.slug] = stack.enter_context(contestant.start(place))
+            except Missing as missing:
+                results.left_out[contestant.name] = f"needs {missing}"
+                continue
             checks.check(contestant, running[contestant.slug], keys[0])
+            results.measured.append(contestant)
             _say(f"{contestant.name} does the job")
         _measure_in_turns(plan, running, keys, results)
         if "keystile" in running:
@@ -108,7 +106,7 @@ def _measure_scaling(
     _say(f"one gateway process and two: {SCALED.title}")
     contestant = CONTESTANTS[0]
     with ExitStack() as stack:
-        with processes.pinned(cores.for_two):
+        with processes.pinned({cores.first, cores.second}):
             two = stack.enter_context(contestants.keystile(place, MOST_PROCESSES))
         for _ in range(plan.rounds):
             for count, running in ((1, one), (MOST_PROCESSES, two)):
