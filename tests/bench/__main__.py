@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,8 @@ def main() -> int:
     if missing:
         sys.stderr.write(f"Nothing can be measured without {' and '.join(missing)}.\n")
         return 1
+    # Ended from outside, nothing that was started stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cores = machine.Cores.of_this_machine()
     CACHE.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="session-", dir=CACHE))

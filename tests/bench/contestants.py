@@ -189,19 +189,18 @@ def fastify(place: Place) -> Iterator[Running]:
 
 
 def _node_packages(home: Path) -> Path:
-    """A folder with the server and its packages, installed when their list has changed."""
+    """A folder with the server and its packages, installed again when their lock has changed."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         raise Missing("node 20.15 or newer and npm: apt install nodejs npm")
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copy(HERE / "fastify" / "server.js", home)
-    wanted = (HERE / "fastify" / "package.json").read_bytes()
-    installed = home / "installed.json"
-    if not installed.is_file() or installed.read_bytes() != wanted:
-        (home / "package.json").write_bytes(wanted)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
-        if subprocess.run([*command, "--loglevel=error"], cwd=home, check=False).returncode != 0:
-            raise Missing("its packages: npm could not install tests/bench/fastify/package.json")
-        installed.write_bytes(wanted)
+    for name in ("server.js", "package.json", "package-lock.json"):
+        shutil.copy(HERE / "fastify" / name, home)
+    lock, installed = home / "package-lock.json", home / "installed.json"
+    if not installed.is_file() or installed.read_bytes() != lock.read_bytes():
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+        if subprocess.run(command, cwd=home, check=False).returncode != 0:
+            raise Missing("its packages, which npm could not install")
+        shutil.copy(lock, installed)
     return home
 
 
