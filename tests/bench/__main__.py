@@ -17,7 +17,6 @@ from tests.bench import machine, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "var" / "bench"
-SECONDS, ROUNDS = 5, 3
 
 
 def main() -> int:
@@ -61,12 +60,8 @@ def _measure(folder: Path, services: Services, cores: machine.Cores) -> int:
 
     from tests.bench import checks, report, session
 
+    plan = session.Plan.from_environ(os.environ)
     call_command("migrate", verbosity=0)
-    plan = session.Plan(
-        seconds=int(os.environ.get("BENCH_SECONDS") or SECONDS),
-        rounds=int(os.environ.get("BENCH_ROUNDS") or ROUNDS),
-        only=tuple(filter(None, os.environ.get("ONLY", "").split(","))),
-    )
     try:
         results = session.run(plan, folder, CACHE, cores)
     except checks.DoesLess as less:

@@ -54,6 +54,6 @@ def rows_in_ledger() -> int:
     """Calls in the ledger's table, once no more come in."""
     before, now = -1, UsageEvent.objects.count()
     while before != now:
-        time.sleep(0.2)
+        time.sleep(0.5)
         before, now = now, UsageEvent.objects.count()
     return now

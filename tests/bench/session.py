@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from portal.run.data_folder import StartError
 from tests.bench import checks, contestants, load, processes, seller
 from tests.bench.contestants import CONTESTANTS, Contestant, Missing, Place, Running
 from tests.bench.load import Measure, Scenario
@@ -47,6 +49,21 @@ class Plan:
     seconds: int
     rounds: int
     only: tuple[str, ...]
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Plan:
+        """Raises `StartError` where a value makes no sense."""
+        numbers = []
+        for name, default in (("BENCH_SECONDS", "5"), ("BENCH_ROUNDS", "3")):
+            text = environ.get(name) or default
+            if not (text.isascii() and text.isdigit() and int(text) > 0):
+                raise StartError(f"{name} must be a whole number above 0, not {text!r}.")
+            numbers.append(int(text))
+        slugs = [contestant.slug for contestant in CONTESTANTS]
+        only = tuple(filter(None, environ.get("ONLY", "").split(",")))
+        if not set(only) <= set(slugs):
+            raise StartError(f"ONLY takes some of {', '.join(slugs)}, with commas between.")
+        return cls(*numbers, only)
 
 
 def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
