@@ -46,7 +46,6 @@ def facts() -> dict[str, str]:
     """What readers of figures must know, by name."""
     return {
         "Processor": _cpu_model(),
-        "Cores": str(len(os.sched_getaffinity(0))),
         "Kernel": platform.release(),
         "Python": platform.python_version(),
         "nginx": _version("nginx", "-v"),

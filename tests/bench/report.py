@@ -195,6 +195,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _page(results: Results, plan: Plan, cores: machine.Cores, tables: str) -> str:
     info = records.connection().info("server")
     facts = machine.facts() | {
+        "Cores": str(len({cores.first, cores.second} | cores.rest)),
+        "Load average at the start": f"{results.load_average:.2f}",
         "Redis": f"{info.get('server_name', 'redis')} "
         f"{info.get('valkey_version') or info['redis_version']}, "
         "appendonly yes, appendfsync always",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ class Results:
     left_out: who could not be measured, and why
     measures: by scenario and contestant's slug, one per round
     scaling:  by number of gateway processes, one per round
+    load_average: of one minute, before anything was started; near 0 on a machine that is left alone
     """
 
     measured: list[Contestant] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Results:
         default_factory=lambda: defaultdict(list)
     )
     scaling: dict[int, list[Measure]] = field(default_factory=lambda: defaultdict(list))
+    load_average: float = field(default_factory=lambda: os.getloadavg()[0])
 
 
 @dataclass(frozen=True)
