@@ -40,6 +40,9 @@ def check(contestant: Contestant, running: Running, key: str) -> None:
     missing = [name for name in TOLD if not answer[name]]
     if missing:
         raise DoesLess(f"{contestant.name}: no {', '.join(missing)}")
+    unlisted = traffic.ask(running.port, "GET", "/demo/v2/nothing", bearer)
+    if unlisted.status != 404:
+        raise DoesLess(f"{contestant.name}: what is not on sale is {unlisted.status}, not 404")
     _refuses_bad_keys(contestant, running, key)
     _keeps_to_the_quota(contestant, running, contestant.entries)
 

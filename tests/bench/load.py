@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import processes, seller
+from tests.bench.checks import DoesLess
 from tests.bench.contestants import Contestant, Running
 
 WRK_SCRIPT = Path(__file__).parent / "wrk.lua"
@@ -48,7 +49,7 @@ class Measure:
 def run(
     contestant: Contestant, running: Running, scenario: Scenario, keys: list[str], seconds: int
 ) -> Measure:
-    """Warms up, then measures for so many seconds."""
+    """Warms up, then measures for so many seconds. Raises `DoesLess` if nothing is answered."""
     _wrk(running.port, scenario, keys, WARM_UP_SECONDS)
     before = 0
     if contestant.entries is not None:
@@ -62,6 +63,8 @@ def run(
     # Read after the last settlement: it is part of the job.
     cpu_ms = (processes.cpu_seconds(pids) - cpu_before) * 1000
     completed = seen["completed"]
+    if not completed:
+        raise DoesLess(f"{contestant.name}: no answer in {seconds} seconds, {scenario.title}")
     rate = completed / seen["duration_us"] * 1e6
     cpu_ms_per_1000 = cpu_ms / (completed if recorded is None else recorded) * 1000
     return Measure(

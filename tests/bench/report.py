@@ -90,7 +90,7 @@ def _faults(results: Results) -> Iterable[str]:
 
 
 def _tables(results: Results) -> str:
-    parts = [_goals(results)]
+    parts = [_goals(results)] if results.measured[0].slug == "keystile" else []
     parts += [f"### {scenario.title}\n\n{_scenario(results, scenario)}" for scenario in SCENARIOS]
     if results.scaling:
         parts.append(f"### One gateway process and two, {SCALED.title}\n\n{_scaling(results)}")

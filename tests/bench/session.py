@@ -70,7 +70,7 @@ class Plan:
 
 
 def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
-    """Measures everybody. Raises `checks.DoesLess` before the first figure if somebody cheats."""
+    """Measures everybody. Raises `StartError`; `checks.DoesLess` if somebody does half a job."""
     results = Results()
     with contestants.upstream(folder) as upstream_port, ExitStack() as stack:
         place = Place(folder, cache, upstream_port)
@@ -88,6 +88,8 @@ def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
             checks.check(contestant, running[contestant.slug], keys[0])
             results.measured.append(contestant)
             _say(f"{contestant.name} does the job")
+        if not running:
+            raise StartError(f"Nobody can be measured: {'; '.join(results.left_out.values())}.")
         _measure_in_turns(plan, running, keys, results)
         if "keystile" in running:
             _measure_scaling(plan, place, running["keystile"], keys, cores, results)
