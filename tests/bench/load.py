@@ -50,7 +50,7 @@ def run(
     contestant: Contestant, running: Running, scenario: Scenario, keys: list[str], seconds: int
 ) -> Measure:
     """Warms up, then measures for so many seconds. Raises `DoesLess` if nothing is answered."""
-    _wrk(running.port, scenario, keys, WARM_UP_SECONDS)
+    ask(running.port, scenario, keys, WARM_UP_SECONDS)
     before = 0
     if contestant.entries is not None:
         contestant.entries()
@@ -58,7 +58,7 @@ def run(
         before = contestant.entries()
     pids = processes.family(running.pids)
     cpu_before = processes.cpu_seconds(pids)
-    seen = _wrk(running.port, scenario, keys, seconds)
+    seen = ask(running.port, scenario, keys, seconds)
     recorded = contestant.entries() - before if contestant.entries else None
     # Read after the last settlement: it is part of the job.
     cpu_ms = (processes.cpu_seconds(pids) - cpu_before) * 1000
@@ -80,7 +80,8 @@ def run(
     )
 
 
-def _wrk(port: int, scenario: Scenario, keys: list[str], seconds: int) -> dict[str, int]:
+def ask(port: int, scenario: Scenario, keys: list[str], seconds: int) -> dict[str, int]:
+    """Asks for so many seconds; what the client saw, as wrk.lua prints it."""
     command = ["wrk", "--threads=1", f"--connections={scenario.connections}"]
     command += [f"--duration={seconds}s", f"--timeout={CLIENT_TIMEOUT_SECONDS}s"]
     command += [f"--script={WRK_SCRIPT}", f"http://127.0.0.1:{port}{scenario.path}", "--", *keys]

@@ -24,6 +24,7 @@ SCENARIOS = [
 ]
 SCALED = SCENARIOS[2]
 MOST_PROCESSES = 2
+FIRST_WARM_UP_SECONDS = 4
 
 
 @dataclass
@@ -90,6 +91,9 @@ def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
             _say(f"{contestant.name} does the job")
         if not running:
             raise StartError(f"Nobody can be measured: {'; '.join(results.left_out.values())}.")
+        for contestant in results.measured:
+            # Before the first run, for the compilers in LuaJIT and node; each run has its own.
+            load.ask(running[contestant.slug].port, SCENARIOS[1], keys, FIRST_WARM_UP_SECONDS)
         _measure_in_turns(plan, running, keys, results)
         if "keystile" in running:
             _measure_scaling(plan, place, running["keystile"], keys, cores, results)
