@@ -375,7 +375,8 @@ FORWARDED = [
     Probe("trailers", "7.1.2", _chunked("2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"), body="ok"),
     Probe("trailers that must be none", "H6.5.1",
           _chunked("2\r\nok\r\n0\r\nHost: evil.test\r\nAuthorization: Bearer x\r\nKeystile-Account: 1\r\n"
-                   "X-API-Key: @KEY@\r\nConnection: close\r\n\r\n"), body="ok"),
+                   "X-API-Key: @KEY@\r\n\r\n"), body="ok"),
+    Probe("a Connection for a trailer", "H6.5.1", _chunked("2\r\nok\r\n0\r\nConnection: close\r\n\r\n"), body="ok"),
     Probe("an expectation without a body", "H10.1.1", _get("Expect: 100-continue\r\n")),
     *[
         Probe(f"Connection: {named}", "H7.6.1",

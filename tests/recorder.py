@@ -52,7 +52,7 @@ class Recorder:
         found = []
         for data in self.record:
             while (taken := strict.take_request(data)) is not None:
-                message, data = taken  # noqa: PLW2901
+                message, data = taken
                 found.append(message)
         return found
 

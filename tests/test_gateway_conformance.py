@@ -22,8 +22,10 @@ pytestmark = pytest.mark.django_db
 
 SMUGGLED = b"GET /gateway/demo/smuggled HTTP/1.1\r\nHost: gateway.test\r\nX-API-Key: @KEY@\r\n\r\n"
 AFTER = SMUGGLED.replace(b"smuggled", b"after")
-NEVER_FORWARDED = ("connection", "keep-alive", "te", "upgrade", "trailer", "expect", "x-hop", "x-sum",
-                   "x-api-key", "transfer_encoding", "content_length")  # fmt: skip
+NEVER_FORWARDED = [
+    *("connection", "keep-alive", "te", "upgrade", "trailer", "expect", "x-hop", "x-sum"),
+    *("x-api-key", "transfer_encoding", "content_length"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,15 @@ def test_half_a_request_is_never_a_request(client, backend, keyed, data):
     assert client.is_closed()
     assert b" 200 " not in client.unread
     assert backend.whole_requests() == []
+
+
+def test_a_client_that_only_stops_sending_gets_its_answer(client, backend, keyed):
+    with backend.saying(0.1, answers.OK):
+        client.send(keyed(AFTER))
+        client.end()
+
+        assert client.answer().body == b"ok"
+        assert client.is_closed()
 
 
 def test_how_the_bytes_are_cut_makes_no_difference(running, backend, keyed):

@@ -23,6 +23,7 @@ class Received:
     target: str
     fields: list[tuple[str, str]]
     body_bytes: int = 0
+    sent_bytes: int = 0
     aborted: bool = False
     whole: bool = False
 
@@ -124,6 +125,7 @@ async def down(call: Exchange) -> None:
         else:
             call.writer.write(part)
         await call.writer.drain()
+        call.request.sent_bytes += len(part)
     if chunked:
         call.chunk(b"")
 
@@ -139,6 +141,19 @@ async def events(call: Exchange) -> None:
         await call.writer.drain()
         await asyncio.sleep(float(call.query.get("pause", "0.2")))
     call.chunk(b"")
+
+
+async def trickle(call: Exchange) -> None:
+    """One byte each `pause` seconds: of the head with `head`, else of the body."""
+    await call.read_body()
+    head, body = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", b"x" * 100
+    slow = head if "head" in call.query else body
+    if slow is body:
+        call.writer.write(head)
+    for byte in slow:
+        call.writer.write(bytes([byte]))
+        await call.writer.drain()
+        await asyncio.sleep(float(call.query["pause"]))
 
 
 async def truncated(call: Exchange) -> None:
@@ -219,7 +234,8 @@ async def once(call: Exchange) -> None:
 BEHAVIOURS: dict[str, Callable[[Exchange], Awaitable[None]]] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        echo, status, down, events, truncated, until_close, never, early, units, interim, raw, once,
+        echo, status, down, events, trickle, truncated, until_close, never, early, units, interim,
+        raw, once,
     )
 }  # fmt: skip
 
