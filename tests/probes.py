@@ -2,6 +2,7 @@
 
     REFUSED    must be answered with an error by the gateway itself, and the connection closed
     FORWARDED  must reach the backend as exactly one request with this target and body
+    CHUNKS     those of them that are wrong in their body only
     EITHER     may be refused, or forwarded in exactly this reading; nothing between
 
 Sections are those of RFC 9112; with "H" before them, of RFC 9110. `@KEY@` is the caller's key.
@@ -262,7 +263,7 @@ _HTTP_1_0_CHUNKED = [
           .replace("HTTP/1.1", "HTTP/1.0"), BAD_CODING),
 ]  # fmt: skip
 
-_CHUNKS = [
+CHUNKS = [
     Probe(f"chunks: {name}", "7.1", _chunked(body), TOO_LARGE)
     for name, body in [
         ("a size in hexadecimal by its prefix", "0x5\r\nhello\r\n0\r\n\r\n"),
@@ -308,11 +309,6 @@ _UPGRADES = [
     Probe("Upgrade: websocket", "H7.8",
           _get("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), BAD_UPGRADE),
-    Probe("Upgrade: h2c", "H7.8",
-          _get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"),
-          BAD_UPGRADE),
-    Probe("Upgrade: h2c with a body", "H7.8",
-          _post("Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n", "hello"), BAD_UPGRADE),
 ]  # fmt: skip
 
 REFUSED = [
@@ -322,7 +318,7 @@ REFUSED = [
     *_LENGTHS,
     *_CODINGS,
     *_HTTP_1_0_CHUNKED,
-    *_CHUNKS,
+    *CHUNKS,
     *_UPGRADES,
 ]
 
@@ -335,6 +331,10 @@ _TARGETS = [
 ]  # fmt: skip
 
 FORWARDED = [
+    Probe("an identity of the client's own making", "H7.6",
+          _get("Keystile-Account: 1\r\nKEYSTILE-KEY: 1\r\nX-Forwarded-For: 6.6.6.6\r\nkeystile_account: 1\r\n")),
+    Probe("the same by Connection", "H7.6.1",
+          _get("Connection: X-Hop, Keystile-Account\r\nKeystile-Account: 1\r\nX-Hop: 1\r\n")),
     Probe("a plain request", "3", _get("")),
     Probe("absolute form for the same host", "3.2.2", _line(f"GET http://gateway.test{PATH} HTTP/1.1")),
     Probe("absolute form, host in another case", "3.2.2", _line(f"GET HTTP://Gateway.TEST{PATH} HTTP/1.1")),
@@ -388,6 +388,12 @@ FORWARDED = [
 ]  # fmt: skip
 
 EITHER = [
+    Probe("Upgrade: h2c", "H7.8",
+          _get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"),
+          BAD_UPGRADE),
+    Probe("Upgrade: h2c with a body", "H7.8",
+          _post("Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n", "hello"), BAD_UPGRADE, body="hello"),
+    Probe("absolute form, TLS", "3.2.2", _line(f"GET https://gateway.test{PATH} HTTP/1.1"), frozenset({400, 421})),
     Probe("a method in lower case", "3.1", _line(f"get {PATH} HTTP/1.1"), BAD_METHOD),
     Probe("an unknown method", "3.1", _line(f"BREW {PATH} HTTP/1.1"), BAD_METHOD),
     Probe("a method with a dash", "3.1", _line(f"M-SEARCH {PATH} HTTP/1.1"), BAD_METHOD),

@@ -23,12 +23,16 @@ Step = bytes | float | str
 
 
 class Recorder:
-    """`answer` is a list of steps; without one each request's target comes back as the body."""
+    """`answer` is a list of steps; without one each request's target comes back as the body.
+
+    early: whether a request is answered at the end of its head, its body unread
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         self.port = int(listener.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.answer: list[Step] | None = None
+        self.early = False
         self.connections = 0
         self._received: list[bytearray] = []
         self._listener = listener
@@ -57,13 +61,13 @@ class Recorder:
         return found
 
     @contextmanager
-    def saying(self, *steps: Step) -> Iterator[None]:
+    def saying(self, *steps: Step, early: bool = False) -> Iterator[None]:
         """Every request inside the block gets these bytes."""
-        self.answer = list(steps)
+        self.answer, self.early = list(steps), early
         try:
             yield
         finally:
-            self.answer = None
+            self.answer, self.early = None, False
 
     def serve(self) -> None:
         """Accepts until the listener is closed."""
@@ -72,6 +76,7 @@ class Recorder:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
             threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
@@ -83,6 +88,11 @@ class Recorder:
             while data := connection.recv(65536):
                 received += data
                 unread += data
+                if self.early and b"\r\n\r\n" in unread:
+                    self._say(connection, strict.Message(unread, []))
+                    self.early = False
+                    unread = b""
+                    continue
                 while (taken := strict.take_request(unread)) is not None:
                     request, unread = taken
                     if not self._say(connection, request):
