@@ -53,6 +53,7 @@ class Recorder:
 
     def whole_requests(self) -> list[strict.Message]:
         """The same without what was broken off: a request that never ended was never made."""
+        time.sleep(0.02)  # its bytes may still be on their way, into the next test's record
         found = []
         for data in self.record:
             while (taken := strict.take_request(data)) is not None:

@@ -199,7 +199,7 @@ def test_many_huge_heads_are_held_in_bounded_memory(running, sold, growth):
         growth.look()
         assert_others_are_served(running, customer)
         for client in clients:
-            client.send(b"a" * 60_000)
+            client.send(b"a" * 100_000)
         growth.look()
 
         assert all(client.is_closed() for client in clients)
@@ -213,13 +213,12 @@ def test_many_huge_heads_are_held_in_bounded_memory(running, sold, growth):
         ("GET / HTTP/1.1\r\nHost: a\r\n", "X: a\r\n" * 200),
         ("GET / HTTP/1.1\r\nHost: a\r\nX", "a" * 1000),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: ", "a" * 1000),
-        ("\r\n", "\r\n" * 500),
         ("POST @CHUNKED@5;a=", "a" * 1000),
         ("POST @CHUNKED@0\r\nX: ", "a" * 1000),
         ("POST @CHUNKED@0\r\n", "X: a\r\n" * 200),
         ("POST @CHUNKED@0", "0" * 1000),
     ],
-    ids=["line", "fields", "name", "value", "empty lines", "extension", "trailer", "trailers",
+    ids=["line", "fields", "name", "value", "extension", "trailer", "trailers",
          "zeros"],
 )  # fmt: skip
 def test_what_never_ends_is_cut_off(running, sold, growth, start, more):
