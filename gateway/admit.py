@@ -158,6 +158,12 @@ class Gate:
             await self._reload(partition)
         return slug in self.table.apis
 
+    async def freshen(self, partition: int) -> None:
+        """Loads routes that are newer than the table. Raises `link.Unavailable`."""
+        version = await self._link.send(b"HGET", records.routes_name(partition), b"version")
+        if version is not None and version.decode() != self.table.version:
+            await self._reload(partition)
+
     async def _reload(self, partition: int) -> None:
         """Loads the published routes, once for all calls that wait for them."""
         if self._reloading is None or self._reloading.done():

@@ -67,6 +67,7 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
         opened = fields[b"open"].decode().split("\t")
         account, key, mode, period_s, terms, admitted_us, api, operation, *_ = opened
         end = json.loads(fields[b"end"])
+        drawn = json.loads(fields.get(b"credits", b"{}"))
         entry = Entry(
             id=UUID(fields[b"id"].decode()),
             admitted_at=EPOCH + timedelta(microseconds=int(admitted_us)),
@@ -87,7 +88,7 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
             response_bytes=end["out"],
             period_start=EPOCH + timedelta(seconds=int(period_s)),
             terms_id=terms,
-            credits=json.loads(fields.get(b"credits", b"null")) or None,
+            credits=None if drawn == {} else drawn,
         )
         _check(entry)
     except KeyError as error:

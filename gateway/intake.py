@@ -180,6 +180,12 @@ def client_behind(proxies: int, peer: bytes, forwarded_for: bytes) -> bytes:
     return entries[-proxies] if len(entries) >= proxies else peer
 
 
+def slug_of(target: bytes) -> str:
+    """The API that a request's target names, whatever else is wrong with the request."""
+    first, _, rest = target.partition(b"?")[0][1:].partition(b"/")
+    return (rest.partition(b"/")[0] if first == b"gateway" else first).decode("latin-1")
+
+
 def read_fields(fields: list[tuple[bytes, bytes]]) -> Fields | Refusal:
     """What the fields say; names in lower case. Depends on nothing else."""
     said = Fields()

@@ -66,6 +66,12 @@ class Api(models.Model):
         default=Unlisted.REFUSE,
         help_text="What happens to calls that match no operation below.",
     )
+    cors_origins = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text="Origins whose pages may call: https://app.example, https://*.example.com, *.",
+    )
     connect_timeout_seconds = models.PositiveSmallIntegerField(default=5)
     first_byte_timeout_seconds = models.PositiveSmallIntegerField(default=30)
     idle_timeout_seconds = models.PositiveSmallIntegerField(default=60)

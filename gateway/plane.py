@@ -18,8 +18,9 @@ from django.conf import settings
 
 from gateway import intake, limits, link, verify
 from gateway.admit import Admission, Gate
+from gateway.cors import ForPages, Origins
 from gateway.forward import Client, forward
-from gateway.problems import Refusal, http_date, lines_of
+from gateway.problems import Headers, Refusal, http_date, lines_of
 from gateway.settle import Outcome, Settler
 from gateway.upstream import Pool
 from keys import records
@@ -69,11 +70,18 @@ class Gateway:
         """Answers one HTTP request."""
         started_ns = time.perf_counter_ns()
         if client.target in verify.TARGETS:
-            say(await verify.answer(self._link, self._gate, self._settler, client), client)
+            say(await self.verify(client), client)
             return
         call = intake.read(
             client.method, client.target, client.said, scheme=client.scheme, peer=client.peer
         )
+        if self._gate.table.speaks_to_browsers:
+            client = self._for_pages(client)
+        if client.method == "OPTIONS" and isinstance(call, intake.Call) and not call.said.digest:
+            allowed = await self.preflight(call)
+            if allowed is not None:
+                client.answer(204, lines_of(allowed), b"", 0)
+                return
         if isinstance(call, Refusal):
             refuse(call, client)
             return
@@ -88,6 +96,37 @@ class Gateway:
             refuse(admission, client)
         else:
             await self.carry_out(call, admission, client, started_ns)
+
+    async def preflight(self, call: intake.Call) -> Headers | None:
+        """The answer's header to a browser that asks whether it may call; None if it may not.
+
+        A preflight meets no admission, which would bring newer routes: they are asked for here.
+        """
+        method = call.said.field(b"access-control-request-method")
+        origin = call.said.field(b"origin")
+        if not (method and origin):
+            return None
+        try:
+            await self._gate.freshen(records.PARTITIONS[0])
+        except (link.Unavailable, hiredis.ReplyError) as error:
+            log.warning("preflight.by_old_routes", reason=str(error))
+        origins = self.origins(call.api)
+        fields = call.said.field(b"access-control-request-headers")
+        return origins.preflight(origin, method, fields) if origins else None
+
+    def origins(self, slug: str) -> Origins | None:
+        """Those that an API names, by the routes that this process has now."""
+        api = self._gate.table.apis.get(slug)
+        return api.cors if api else None
+
+    def _for_pages(self, client: Asking) -> Asking:
+        """Puts the API's own CORS fields on every answer, refusals too."""
+        slug = intake.slug_of(client.target)
+        return ForPages(client, lambda: self.origins(slug))
+
+    async def verify(self, client: verify.Asking) -> dict[str, Any] | Refusal:
+        """What a seller's own server is told of a call (`gateway.verify`)."""
+        return await verify.answer(self._link, self._gate, self._settler, client)
 
     async def limits(self, call: intake.Call) -> dict[str, Any] | Refusal:
         """What the call's key may do and what is left of it (`gateway.limits`)."""

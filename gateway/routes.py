@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import structlog
 from django.db.models import F
 
+from gateway.cors import Origins
 from gateway.intake import ENCODED_SLASH
 from gateway.link import Template
 from gateway.models import Api, Routes
@@ -80,6 +81,7 @@ def _api_json(api: Api) -> dict[str, Any]:
         "idle_s": api.idle_timeout_seconds,
         "total_s": api.total_timeout_seconds,
         "max_body": api.max_body_bytes,
+        "cors": api.cors_origins,
         "operations": [
             [row.method.upper(), row.path_template, row.weights, row.max_units]
             for row in api.operations.all()
@@ -143,6 +145,8 @@ class ApiRoutes:
         # The body's first part, the connection and the exchange, each as late as it may be.
         self.longest_ms = (self.idle_s + self.connect_s + self.total_s) * 1000
         self.max_body: int = row["max_body"]
+        # A blob of the release before has no such member.
+        self.cors = Origins(row["cors"]) if row.get("cors") else None
         secret = _secret_headers(row["slug"], row["sealed_headers"])
         self.secret_names = frozenset(name for name, _ in secret)
         self.secret_lines = b"".join(b"%b: %b\r\n" % field for field in secret)
@@ -209,6 +213,7 @@ class Table:
     def __init__(self, version: str, blob: bytes):
         self.version = version
         self.apis = {row["slug"]: ApiRoutes(row) for row in json.loads(blob)}
+        self.speaks_to_browsers = any(api.cors for api in self.apis.values())
 
 
 UNKNOWN_OPERATION = Refusal("unknown_operation")

@@ -27,10 +27,10 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView, exception_handler
 
-from gateway import intake, limits
+from gateway import intake, limits, verify
 from gateway.admit import Admission
 from gateway.door import door
-from gateway.problems import Refusal, fields_of
+from gateway.problems import Refusal, fields_of, lines_of
 
 READ_BYTES = 64 * 1024
 QUEUED_PARTS = 4
@@ -54,10 +54,7 @@ def problem_details(exc: Exception, context: dict[str, Any]) -> HttpResponseBase
     """DRF's exception handler: the gateway's refusals as problem+json, the rest as DRF does."""
     if not isinstance(exc, Refused):
         return exception_handler(exc, context)
-    body = exc.refusal.body()
-    response = HttpResponse(body, status=exc.status_code)
-    _set_headers(response, exc.refusal.head())
-    return response
+    return _said(exc.refusal)
 
 
 class KeyAuthentication(authentication.BaseAuthentication):
@@ -109,6 +106,30 @@ class GatewayView(APIView):
     def default_response_headers(self) -> dict[str, str]:
         return {}  # Allow and Vary are the backend's to say
 
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """DRF's, with what browsers are told (`gateway.cors`)."""
+        if target_of(request) in verify.TARGETS:
+            return _said(door.run(door.gateway.verify(_Client(request))))
+        call = read(request)
+        if isinstance(call, intake.Call) and call.method == "OPTIONS" and not call.said.digest:
+            allowed = door.run(door.gateway.preflight(call))
+            if allowed is not None:
+                preflight = HttpResponse(status=204)
+                _set_headers(preflight, lines_of(allowed))
+                return preflight
+        response = super().dispatch(request, *args, **kwargs)
+        origins = door.gateway.origins(intake.slug_of(target_of(request)))
+        if origins is not None:
+            headers = [
+                (name.lower().encode(), value.encode("latin-1"))
+                for name, value in response.headers.items()
+            ]
+            for name in list(response.headers):
+                del response.headers[name]
+            origin = request.headers.get("Origin", "").encode("latin-1")
+            _set_headers(response, lines_of(origins.replaced(headers, origin)))
+        return response
+
     def get_exception_handler(self) -> Any:
         return problem_details
 
@@ -121,16 +142,21 @@ class GatewayView(APIView):
 
     def forward(self, request: Request, **_: str) -> HttpResponseBase:
         if call_of(request).path == limits.PATH:
-            told = door.run(door.gateway.limits(call_of(request)))
-            if isinstance(told, Refusal):
-                raise Refused(told)
-            return JsonResponse(told, headers={"Cache-Control": "no-store"})
-        answer = _Answer(request._request, call_of(request))
-        answer.begin(self.admission)
-        return answer.response()
+            return _said(door.run(door.gateway.limits(call_of(request))))
+        client = _Client(request._request)
+        client.begin(call_of(request), self.admission)
+        return client.response()
 
     get = post = put = patch = delete = head = forward
     options = forward  # type: ignore[assignment]  # DRF's own describes the view
+
+
+def _said(told: dict[str, Any] | Refusal) -> HttpResponse:
+    if not isinstance(told, Refusal):
+        return JsonResponse(told, headers={"Cache-Control": "no-store"})
+    response = HttpResponse(told.body(), status=told.status)
+    _set_headers(response, told.head())
+    return response
 
 
 def call_of(request: Request) -> intake.Call:
@@ -139,25 +165,28 @@ def call_of(request: Request) -> intake.Call:
 
 
 def read(request: HttpRequest) -> intake.Call | Refusal:
-    """The call that a Django request makes; its path as the server got it, where that is known."""
+    """The call that a Django request makes."""
+    if request.META.get("HTTP_TRANSFER_ENCODING"):
+        return WITHOUT_LENGTH
+    client = _Client(request)
+    said = intake.read_fields(client.fields)
+    return intake.read(
+        client.method,
+        target_of(request),
+        said,
+        scheme=(request.scheme or "http").encode(),
+        peer=request.META.get("REMOTE_ADDR", "unknown").encode(),
+    )
+
+
+def target_of(request: HttpRequest) -> bytes:
+    """Path and query as the server got them, where it says so."""
     meta = request.META
-    target = meta.get("RAW_URI") or meta.get("REQUEST_URI")
+    target: str | None = meta.get("RAW_URI") or meta.get("REQUEST_URI")
     if target is None:
         query = meta.get("QUERY_STRING", "")
         target = quote(request.path, safe="/:@!$&'()*+,;=~") + (f"?{query}" if query else "")
-    headers = [
-        (name.lower().replace("_", "-").encode(), str(value).encode("latin-1"))
-        for name, value in _fields(meta)
-    ]
-    if meta.get("HTTP_TRANSFER_ENCODING"):
-        return WITHOUT_LENGTH
-    return intake.read(
-        request.method or "GET",
-        target.encode("latin-1"),
-        intake.read_fields(headers),
-        scheme=(request.scheme or "http").encode(),
-        peer=meta.get("REMOTE_ADDR", "unknown").encode(),
-    )
+    return target.encode("latin-1")
 
 
 def _fields(meta: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -168,13 +197,18 @@ def _fields(meta: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-class _Answer:
-    """Carries one call between a view's thread and the loop: the body there, the answer back."""
+class _Client:
+    """A call's client (`gateway.forward.Client`) between a view's thread and the loop."""
 
-    def __init__(self, request: HttpRequest, call: intake.Call):
+    def __init__(self, request: HttpRequest):
+        self.method = request.method or "GET"
+        self.fields = [
+            (name.lower().replace("_", "-").encode(), str(value).encode("latin-1"))
+            for name, value in _fields(request.META)
+        ]
         self._request = request
-        self._call = call
-        self._to_read = call.said.content_length or 0
+        length = request.META.get("CONTENT_LENGTH") or ""
+        self._to_read = int(length) if length.isdigit() else 0
         self._head: tuple[int, bytes, int | None] | None = None
         self._parts: asyncio.Queue[tuple[bytes, bool] | None] = asyncio.Queue()
         self._taken = asyncio.Semaphore(QUEUED_PARTS)
@@ -182,12 +216,12 @@ class _Answer:
         self._left: Callable[[], None] | None = None
         self._gone = False
 
-    def begin(self, admission: Admission) -> None:
+    def begin(self, call: intake.Call, admission: Admission) -> None:
         started = time.perf_counter_ns()
 
         async def carry_out() -> None:
             try:
-                await door.gateway.carry_out(self._call, admission, self, started)
+                await door.gateway.carry_out(call, admission, self, started)
             finally:
                 self._parts.put_nowait(None)
                 self._started.set()
@@ -232,6 +266,8 @@ class _Answer:
     # ---- gateway.forward.Client, on the loop
 
     async def part(self) -> tuple[bytes, bool] | None:
+        if not self._to_read:
+            return b"", False
         data = await asyncio.to_thread(self._request.read, min(self._to_read, READ_BYTES))
         self._to_read -= len(data)
         return (data, self._to_read > 0) if data else None
@@ -254,7 +290,7 @@ class _Answer:
 
 
 def _set_headers(response: HttpResponseBase, head: bytes) -> None:
-    del response.headers["Content-Type"]
+    response.headers.pop("Content-Type", None)
     together: dict[str, list[str]] = {}
     for name, value in fields_of(head):
         together.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))

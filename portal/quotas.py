@@ -23,10 +23,10 @@ class Quota:
     used: int
     included: int
     refuses_past_included: bool
-    credits_per_unit: int
     period_start: datetime
     period_end: datetime
     now: datetime
+    credits_per_unit: int = 0
 
     @property
     def left(self) -> int:

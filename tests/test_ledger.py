@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import entries, ledger, partitions
-from gateway.models import QuarantinedEntry, RefusalRollup, UsageEvent, UsageRollup
+from gateway.models import CreditUse, QuarantinedEntry, RefusalRollup, UsageEvent, UsageRollup
 from keys import issuance, records
 from tests.factories import make_account
 
@@ -45,6 +45,11 @@ def entry(*, event_id=None, account=ACCOUNT, key=KEY, at=NOW, mode="live", api="
         "open": "\t".join(map(str, opened)) + '\tGET /v1/next/{country}\t{"calls":1}',
         "end": json.dumps(ended | end),
     }
+
+
+def drawing(**drawn):
+    """An entry that drew credits of these grants: drawing(g1=5)."""
+    return entry() | {"credits": json.dumps({name[1:]: part for name, part in drawn.items()})}
 
 
 def add(*fields):
@@ -102,6 +107,7 @@ def test_an_entry_is_read_to_the_microsecond():
         response_bytes=200,
         period_start=PERIOD,
         terms_id="version:3",
+        credits=None,
     )
 
 
@@ -369,3 +375,27 @@ def test_refusals_are_counted_while_their_minute_runs_and_after():
     counted = dict(RefusalRollup.objects.values_list("minute", "count"))
     assert counted == {over: 3, running: 7}
     assert records.connection().hlen(records.refused_name(0)) == 1
+
+
+def test_credits_are_kept_per_call_and_in_total_and_never_twice():
+    calls = [drawing(g1=5, g2=1), drawing(g1=2), entry()]
+    add(*calls, *calls)
+
+    drain()
+    add(*calls)
+    drain()
+
+    stored = sorted(UsageEvent.objects.values_list("credits", flat=True), key=str)
+    assert stored == [None, {"1": 2}, {"1": 5, "2": 1}]
+    assert dict(CreditUse.objects.values_list("grant_id", "credits")) == {1: 7, 2: 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "7", '{"x": 1}', '{"1": -1}', '{"1": "1"}', '{"1": 1.5}', '{"²": 1}', "{"]
+)
+def test_credits_that_are_none_are_put_into_quarantine(text):
+    add(entry() | {"credits": text}, entry())
+
+    assert drain() == 1
+
+    assert QuarantinedEntry.objects.count() == 1

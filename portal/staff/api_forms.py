@@ -15,8 +15,9 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.forms import BaseInlineFormSet, ModelForm
 
-from gateway import addresses, catalogue, openapi
+from gateway import addresses, catalogue, cors, openapi
 from gateway.models import Api, Meter, Operation
+from portal.staff.plan_forms import LinesField
 
 Judged = TypeVar("Judged")
 
@@ -58,6 +59,14 @@ class ApiForm(ModelForm[Api]):
     )
     remove_upstream_headers = forms.BooleanField(required=False, label="Remove upstream headers")
 
+    cors_origins = LinesField(
+        label="Origins of web pages",
+        help_text=(
+            "Whose pages may call from a browser, one per line: https://app.example, "
+            "https://*.example.com, or * for all. Empty: the backend’s own CORS fields pass."
+        ),
+    )
+
     class Meta:
         model = Api
         fields = (
@@ -70,6 +79,7 @@ class ApiForm(ModelForm[Api]):
             "upstream_url",
             "test_upstream_url",
             "allow_private_upstream",
+            "cors_origins",
             "connect_timeout_seconds",
             "first_byte_timeout_seconds",
             "idle_timeout_seconds",
@@ -88,6 +98,12 @@ class ApiForm(ModelForm[Api]):
 
     def clean_upstream_headers(self) -> dict[str, str]:
         return _clean(catalogue.parse_headers, self.cleaned_data["upstream_headers"])
+
+    def clean_cors_origins(self) -> list[str]:
+        try:
+            return [cors.parse(origin) for origin in self.cleaned_data["cors_origins"]]
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

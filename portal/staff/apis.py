@@ -92,6 +92,7 @@ class ApiAdmin(Desk[Api]):
                 )
             },
         ),
+        ("Browsers", {"classes": ("collapse",), "fields": ("cors_origins",)}),
         (
             "Limits of one call",
             {
