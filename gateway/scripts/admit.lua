@@ -141,16 +141,19 @@ local function bucket_of(name, rate, burst)
   return bucket
 end
 
-local bucket = bucket_of('gcra:' .. tag .. ':a:' .. account, rate, burst)
-local buckets = {bucket}
+local buckets = {bucket_of('gcra:' .. tag .. ':a:' .. account, rate, burst)}
 if key_rate ~= '' then
-  local narrower = bucket_of('gcra:' .. tag .. ':k:' .. key, key_rate, key_burst)
-  buckets[2] = narrower
-  if narrower.left < bucket.left
-      or (narrower.left == bucket.left and narrower.reset_us > bucket.reset_us) then
-    bucket = narrower  -- the one that is met first
-  end
+  buckets[2] = bucket_of('gcra:' .. tag .. ':k:' .. key, key_rate, key_burst)
 end
+
+local function met_first()
+  local one, other = buckets[1], buckets[2]
+  if other and (other.left < one.left
+      or other.left == one.left and other.reset_us > one.reset_us) then return other end
+  return one
+end
+
+local bucket = met_first()
 
 -- Of all quotas the one that lets the fewest further calls like this through is met first; of
 -- two like that the one that lasts longer.
@@ -191,7 +194,7 @@ end
 
 -- What is left, as headers tell it, once this call has taken its part or none.
 local function limits(taken)
-  local first = quota and quota.calls <= bucket.left and 1 or 0
+  local first = quota and quota.calls - taken <= bucket.left and 1 or 0
   local window_s = math.ceil(bucket.burst * bucket.interval / 1000000)
   local reset_s = math.ceil(bucket.reset_us / 1000000)
   if quota then
@@ -285,8 +288,9 @@ end
 for _, charged in ipairs(buckets) do
   charged.full = charged.full + charged.interval
   redis.call('SET', charged.name, charged.full, 'PX', math.ceil((charged.full - now_us) / 1000))
+  read(charged)
 end
-read(bucket)
+bucket = met_first()
 
 local function charge(name, units, ends)
   if redis.call('INCRBY', name, units) == units then
