@@ -12,14 +12,14 @@ from fractions import Fraction
 from math import ceil, lcm
 
 from billing import money, rating
-from keys.spend import MeterCost, Segment, SpendCap
+from keys.spend import Earlier, MeterCost, Segment, SpendCap
 
 # The gateway's script calculates in doubles, exact below this.
 EXACT_BELOW = 2**53
 
 
-def compile_cap(cap_minor: int, price: rating.Price) -> SpendCap:
-    """A cap on the usage of one period at this price."""
+def compile_cap(cap_minor: int, price: rating.Price, earlier: Earlier | None = None) -> SpendCap:
+    """A cap on the usage of one period at this price, after what it had cost at others."""
     unit = 10 ** money.exponent(price.currency)
     most_per = max(EXACT_BELOW // (4 * (cap_minor + 1)), 1)
     costs = tuple(
@@ -31,7 +31,7 @@ def compile_cap(cap_minor: int, price: rating.Price) -> SpendCap:
         for meter in price.meters
         if meter.tiers
     )
-    return SpendCap(cap_minor, price.currency, costs)
+    return SpendCap(cap_minor, price.currency, costs, earlier)
 
 
 Line = tuple[int, Fraction, int, Fraction]

@@ -6,6 +6,7 @@ costs (`rating.Price`). Everything that changes either ends with `refresh`.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -28,6 +29,7 @@ from gateway import usage
 from keys import entitlements
 from keys.entitlements import Grant, MeterTerms, Terms
 from keys.models import Entitlement
+from keys.spend import Earlier
 
 NO_PROVIDER = "none"
 # What a terms id begins with; the primary key of the row that set the terms follows.
@@ -285,8 +287,22 @@ def _with_allowances(granted: Terms, account_id: UUID, has: Standing, now: datet
             for row in alive
             if drawn.get(row.pk, 0) < row.amount
         ),
-        spend_cap=caps.compile_cap(cap.cap_minor, priced) if cap and priced else None,
+        spend_cap=caps.compile_cap(cap.cap_minor, priced, _earlier(account_id, has, now))
+        if cap and priced
+        else None,
     )
+
+
+def _earlier(account_id: UUID, has: Standing, now: datetime) -> Earlier | None:
+    """What this period's usage under other terms costs, as far as the ledger has it."""
+    start, end = (boundary.replace(microsecond=0) for boundary in usage_periods(has, now)[:2])
+    spent, units = 0, Counter[str]()
+    for its_id, used in usage.of_period(account_id, start, end).billable_by_terms.items():
+        its_price = None if its_id == terms_id(has) else price_of(its_id)
+        if its_price is not None and its_price.currency == has.currency:
+            spent += sum(line.amount_minor for line in rating.rate(its_price, used.items())[1:])
+            units.update(used)
+    return Earlier(int(start.timestamp()), spent, dict(units)) if units else None
 
 
 def _end(account_id: UUID, now: datetime) -> Entitlement | None:

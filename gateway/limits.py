@@ -20,7 +20,7 @@ from gateway.link import Link, Script, Unavailable
 from gateway.problems import Refusal
 from gateway.restrictions import Restrictions
 from keys import records
-from keys.spend import MeterCost, SpendCap
+from keys.spend import SpendCap
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +87,9 @@ async def of_key(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal
 def _readable(told: Mapping[str, Any]) -> dict[str, Any]:
     period_end, billing_end = _moment(told["period_end"]), _moment(told["billing_end"])
     used, limits = told["used"], told["limits"]
-    key_quota, concurrency, cap = (told.get(name) for name in ("key_quota", "concurrency", "cap"))
+    key_quota, concurrency, cap = (
+        told.get(name) for name in ("key_quota", "concurrency", "spend_cap")
+    )
     return {
         "period": {"start": _moment(told["period_start"]), "end": period_end},
         "rate": _rate(told["rate"]),
@@ -119,11 +121,9 @@ def _readable(told: Mapping[str, Any]) -> dict[str, Any]:
         "spend_cap": None
         if cap is None
         else {
-            "cap_minor": cap,
-            "spent_minor": SpendCap(
-                cap, told["currency"], tuple(map(MeterCost.from_json, told["costs"]))
-            ).spent_minor(used),
-            "currency": told["currency"],
+            "cap_minor": cap["cap_minor"],
+            "spent_minor": SpendCap.from_json(cap).spent_minor(used, told["period_start"]),
+            "currency": cap["currency"],
         },
     }
 

@@ -191,8 +191,7 @@ def _more(terms: dict[str, Any]) -> dict[str, str | int]:
         "credits": json.dumps(unit_prices) if unit_prices else "",
         "grants": ";".join(grants) if unit_prices else "",
         "cap": cap["cap_minor"] if cap else "",
-        "currency": cap["currency"] if cap else "",
-        "prices": json.dumps(cap["costs"]) if cap else "",
+        "prices": json.dumps(cap) if cap else "",
     }
     needed = any(value != "" for value in fields.values())
     return {"more": 1, **fields} if needed else {"more": ""}

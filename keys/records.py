@@ -14,7 +14,7 @@ account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, 
                                 some of what follows), apis (",a,b,"; "" all), concurrency,
                                 credits (JSON, price of a unit past the included ones by meter),
                                 grants ("id:amount:expires, epoch s;…" in the order of use), cap
-                                (minor units), currency, prices (JSON for keys.spend)
+                                (minor units), prices (keys.spend.SpendCap as JSON)
 token:{p00}:<digest>      hash  rev, id, account ("": the seller's), state, scopes ("a,b"),
                                 expires_ms: a service token
 routes:{p00}              hash  version, blob

@@ -7,7 +7,7 @@ account with a cap, `gateway.limits` tells what is spent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 Segment = tuple[int, int, int, int, int]
@@ -44,21 +44,50 @@ class MeterCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """What a period had already cost when its terms changed, and the units that cost it.
+
+    period_start: epoch seconds; what is said here holds in that period only
+    """
+
+    period_start: int
+    spent_minor: int
+    used: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class SpendCap:
     """The most that usage of a billing period may cost, over all meters that have a price."""
 
     cap_minor: int
     currency: str
     costs: tuple[MeterCost, ...]
+    earlier: Earlier | None = None
 
-    def spent_minor(self, used: Mapping[str, int]) -> int:
-        return sum(cost.minor(used.get(cost.meter, 0)) for cost in self.costs)
+    def spent_minor(self, used: Mapping[str, int], period_start: int = 0) -> int:
+        """What so many units of the period that starts then cost."""
+        earlier = self.earlier
+        if earlier is None or earlier.period_start != period_start:
+            earlier = Earlier(period_start, 0, {})
+        return earlier.spent_minor + sum(
+            cost.minor(used.get(cost.meter, 0) - earlier.used.get(cost.meter, 0))
+            for cost in self.costs
+        )
 
     def to_json(self) -> dict[str, Any]:
-        costs = [cost.to_json() for cost in self.costs]
-        return {"cap_minor": self.cap_minor, "currency": self.currency, "costs": costs}
+        return {
+            "cap_minor": self.cap_minor,
+            "currency": self.currency,
+            "costs": [cost.to_json() for cost in self.costs],
+            "earlier": asdict(self.earlier) if self.earlier else None,
+        }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> SpendCap:
-        costs = tuple(MeterCost.from_json(cost) for cost in stored["costs"])
-        return cls(stored["cap_minor"], stored["currency"], costs)
+        earlier = stored.get("earlier")
+        return cls(
+            stored["cap_minor"],
+            stored["currency"],
+            tuple(MeterCost.from_json(cost) for cost in stored["costs"]),
+            Earlier(**earlier) if earlier else None,
+        )

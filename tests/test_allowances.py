@@ -11,13 +11,16 @@ from django.utils import timezone
 
 from billing import allowances, catalogue, contracts, subscriptions, terms
 from billing.models import Contract, CreditGrant, PastIncluded, PlanMeter, SpendCap
+from gateway import ledger
 from gateway.models import CreditUse
 from keys.entitlements import Grant, Terms
 from keys.models import Entitlement
+from keys.spend import Earlier
 from portal.models import Membership
 from tests.factories import make_account, make_api, make_member, make_plans
 from tests.shop import published
-from tests.test_admin import contract_form, customer, desk, staff, version_form  # noqa: F401
+from tests.test_admin import customer, desk, staff, version_form  # noqa: F401
+from tests.test_ledger import add, entry
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_clean")]
 
@@ -204,6 +207,44 @@ def test_a_developer_does_not_set_the_cap(client, customer):  # noqa: F811
     assert answer.status_code == 403
     assert reverse("billing_spend_cap") not in client.get(reverse("billing")).content.decode()
     assert not SpendCap.objects.exists()
+
+
+def test_what_a_period_cost_under_earlier_terms_counts_towards_the_cap(customer):  # noqa: F811
+    account, _ = customer
+    now = timezone.now()
+    subscription = account.subscriptions.get()
+    add(
+        entry(account=account.pk, units={"calls": 11_000}, at=now)
+        | {"open": opened_under(account, subscription)}
+    )
+    ledger.drain(0, lambda: now)
+    allowances.set_cap(account, 1000, by=None, now=now)
+    assert granted(account).spend_cap.earlier is None
+
+    contract = make_contract(
+        account,
+        starts_at=now - timedelta(minutes=1),
+        past_included=PastIncluded.BILL,
+        credits_per_unit=0,
+        tiers=[{"up_to": None, "price": "0.10", "per": 1}],
+    )
+    terms.refresh(account.pk, now)
+
+    cap = granted(account).spend_cap
+    start = int(subscription.period_start.timestamp())
+    # $6 on Basic for 1,000 past its 10,000; then 5 are included and each more costs ten cents.
+    assert cap.earlier == Earlier(start, 600, {"calls": 11_000})
+    assert cap.spent_minor({"calls": 11_005 + 7}, start) == 600 + 70
+    assert cap.spent_minor({"calls": 12}, start + 1) == 70
+    assert contract.included_calls == 5
+
+
+def opened_under(account, subscription) -> str:
+    start = int(subscription.period_start.timestamp())
+    parts = (account.pk, account.keys.first().pk, "live", start)
+    moment = int(timezone.now().timestamp() * 1_000_000)
+    parts += (f"version:{subscription.version_id}", moment, "holidays", "GET /x", "{}")
+    return "\t".join(map(str, parts))
 
 
 def test_a_cap_follows_the_terms_and_their_price(customer):  # noqa: F811

@@ -15,7 +15,7 @@ from gateway import ledger, refill
 from gateway.models import CreditUse, UsageEvent
 from keys import records
 from keys.entitlements import Grant, MeterTerms
-from keys.spend import SpendCap
+from keys.spend import Earlier, SpendCap
 from tests import traffic
 from tests.doors import assert_refused
 from tests.test_gateway_limits import admit_by_hand, call_from_many
@@ -209,6 +209,24 @@ def test_a_cap_counts_all_meters_together_and_what_is_refunded_lets_one_more_thr
     # A call is $1 and two rows, every other call starts a package of $3: 1+3, 1, 1+3, 1 → $10.
     assert failed == {500: 8}
     assert statuses == {200: 4, 402: 4}
+
+
+def test_what_was_spent_under_earlier_terms_holds_in_its_period_only(port, backend):
+    put_on_sale(backend.url)
+    cap = caps.compile_cap(500, priced("graduated", tier(None, "1.00"), included=1))
+    started = int((NOW - timedelta(days=1)).timestamp())
+    customer = capped(replace(cap, earlier=Earlier(started, 300, {"calls": 2})))
+    other = capped(replace(cap, earlier=Earlier(started - 1, 300, {"calls": 2})))
+
+    statuses = [
+        call_from_many(port, one, "/gateway/demo/echo", calls=8, connections=1)
+        for one in (customer, other)
+    ]
+
+    # $2 are left, after 2 calls of before and one that is included; or $5, after that one.
+    assert statuses == [{200: 5, 402: 3}, {200: 6, 402: 2}]
+    told = ask(port, "GET", "/gateway/demo/.limits", customer.bearer).json["spend_cap"]
+    assert told == {"cap_minor": 500, "spent_minor": 500, "currency": "USD"}
 
 
 def test_a_lowered_cap_still_lets_through_what_costs_nothing(port, backend):

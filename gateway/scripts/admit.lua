@@ -224,15 +224,21 @@ local function cost(segments, past)
 end
 
 if cap ~= '' and mode == 'live' then
-  local before, after = 0, 0
-  for _, price in ipairs(cjson.decode(prices)) do
+  local priced = cjson.decode(prices)
+  local earlier = priced.earlier  -- what the period had cost before its terms changed
+  if earlier == cjson.null or earlier.period_start ~= period_start then
+    earlier = {spent_minor = 0, used = {}}
+  end
+  local before, after = earlier.spent_minor, earlier.spent_minor
+  for _, price in ipairs(priced.costs) do
     local used, units
     for _, meter in ipairs(meters) do
       if meter.name == price.meter then used, units = meter.used, meter.units end
     end
-    used = used or tonumber(redis.call('GET', counters .. price.meter)) or 0
-    before = before + cost(price.segments, used - price.included)
-    after = after + cost(price.segments, used + (units or 0) - price.included)
+    local past = (used or tonumber(redis.call('GET', counters .. price.meter)) or 0)
+      - (earlier.used[price.meter] or 0) - price.included
+    before = before + cost(price.segments, past)
+    after = after + cost(price.segments, past + (units or 0))
   end
   if after > before and after > tonumber(cap) then
     return refuse('spend_cap_reached', 402, 0, limits(0))

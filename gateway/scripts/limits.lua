@@ -109,8 +109,7 @@ if key.mode == 'live' and (account.credits or '') ~= '' then
   told.credits, told.credits_expire = balance, next_expiry
 end
 if key.mode == 'live' and (account.cap or '') ~= '' then
-  told.cap, told.currency, told.costs =
-    tonumber(account.cap), account.currency, cjson.decode(account.prices)
+  told.spend_cap = cjson.decode(account.prices)
 end
 head[6], head[7], head[8], head[9] = key.rev, key.restrictions or '', version, cjson.encode(told)
 return head
