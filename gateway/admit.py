@@ -27,7 +27,7 @@ from gateway.link import (
     is_unknown_script,
 )
 from gateway.problems import Refusal
-from gateway.restrictions import Remembered, Restrictions
+from gateway.restrictions import Remembered, Restrictions, Unreadable
 from gateway.routes import ApiRoutes, Operation, Table
 from gateway.settle import Settler
 from keys import records
@@ -148,6 +148,9 @@ class Gate:
                     self._link.load_scripts()
                     continue
                 log.error("admit.failed", reason=str(error))
+                return UNAVAILABLE
+            except Unreadable as error:
+                log.error("restrictions.unreadable", key_digest=digest, reason=str(error))
                 return UNAVAILABLE
             return _verdict(reply, event_id, api, operation, (judgement, refusal))
         return UNAVAILABLE

@@ -18,7 +18,7 @@ from gateway.admit import UNAVAILABLE, UNKNOWN_API, UNKNOWN_KEY, Gate
 from gateway.intake import MISSING_KEY, Call
 from gateway.link import Link, Script, Unavailable
 from gateway.problems import Refusal
-from gateway.restrictions import Restrictions
+from gateway.restrictions import Restrictions, Unreadable
 from keys import records
 from keys.spend import SpendCap
 
@@ -66,14 +66,17 @@ async def of_key(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal
     if code:
         return Refusal(code)
     key, account, mode, plan, revision, restrictions, version, told = reply[1:]
-    if restrictions:
-        refusal = Restrictions(revision, restrictions).judge(call, None)
-        if refusal is not None:
-            return refusal
     try:
+        if restrictions:
+            refusal = Restrictions(revision, restrictions).judge(call, None)
+            if refusal is not None:
+                return refusal
         if not await gate.sells(call.api, version.decode(), call.said.partition):
             return UNKNOWN_API
     except Unavailable:
+        return UNAVAILABLE
+    except Unreadable as error:
+        log.error("restrictions.unreadable", key=key.decode(), reason=str(error))
         return UNAVAILABLE
     return {
         "account": account.decode(),

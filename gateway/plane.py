@@ -75,13 +75,13 @@ class Gateway:
         call = intake.read(
             client.method, client.target, client.said, scheme=client.scheme, peer=client.peer
         )
-        if self._gate.table.speaks_to_browsers:
-            client = self._for_pages(client)
         if client.method == "OPTIONS" and isinstance(call, intake.Call) and not call.said.digest:
             allowed = await self.preflight(call)
             if allowed is not None:
                 client.answer(204, lines_of(allowed), b"", 0)
                 return
+        if self._gate.table.speaks_to_browsers:
+            client = self._for_pages(client)
         if isinstance(call, Refusal):
             refuse(call, client)
             return
@@ -127,6 +127,10 @@ class Gateway:
     async def verify(self, client: verify.Asking) -> dict[str, Any] | Refusal:
         """What a seller's own server is told of a call (`gateway.verify`)."""
         return await verify.answer(self._link, self._gate, self._settler, client)
+
+    async def verify(self, scope: Scope, receive: Receive) -> dict[str, Any] | Refusal:
+        """What a seller's own server is told of a call (`gateway.verify`)."""
+        return await verify.answer(self._link, self._gate, self._settler, scope, receive)
 
     async def limits(self, call: intake.Call) -> dict[str, Any] | Refusal:
         """What the call's key may do and what is left of it (`gateway.limits`)."""

@@ -39,6 +39,10 @@ NETWORK_NOT_ALLOWED = Refusal("ip_not_allowed")
 REFERRER_NOT_ALLOWED = Refusal("referrer_not_allowed")
 
 
+class Unreadable(ValueError):
+    """Restrictions that were published and can't be read: nobody may call under them."""
+
+
 class Site:
     """An entry such as `example.com`, `*.example.com`, `https://shop.example:8443`.
 
@@ -74,17 +78,23 @@ def allows_origin(sites: tuple[Site, ...], origin: bytes) -> bool:
 
 
 class Restrictions:
-    """The restrictions of one key at one revision. What it does not name is free."""
+    """The restrictions of one key at one revision. What it does not name is free.
+
+    Raises `Unreadable`.
+    """
 
     __slots__ = ("_networks", "_operations", "_read_only", "_sites", "revision")
 
     def __init__(self, revision: bytes, text: bytes):
-        given = json.loads(text)
         self.revision = revision
-        self._networks = tuple(ip_network(network) for network in given.get("networks", ()))
-        self._sites = tuple(Site(site) for site in given.get("referrers", ()))
-        self._operations = frozenset(given.get("operations", ()))
-        self._read_only = bool(given.get("read_only"))
+        try:
+            given = json.loads(text)
+            self._networks = tuple(ip_network(network) for network in given.get("networks", ()))
+            self._sites = tuple(Site(site) for site in given.get("referrers", ()))
+            self._operations = frozenset(given.get("operations", ()))
+            self._read_only = bool(given.get("read_only"))
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
 
     def judge(self, call: Call, operation: str | None) -> Refusal | None:
         """What the call is refused for, if it is.

@@ -181,6 +181,13 @@ def test_an_address_behind_an_ipv6_socket_is_the_ipv4_one():
         assert (restrictions.judge(asked, None) is None) is is_let_through
 
 
+def test_restrictions_that_cannot_be_read_let_nobody_through(call, customer):
+    restrict(customer.key, allowed_networks=["everywhere"])
+
+    assert_refused(call(ECHO, customer.bearer), "limits_unavailable")
+    assert_refused(call("/gateway/demo/.limits", customer.bearer), "limits_unavailable")
+
+
 def test_what_a_process_remembers_is_bounded():
     remembered = Remembered()
     for number in range(REMEMBERED + 10):
