@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import structlog
 from django.db import transaction
@@ -14,6 +15,7 @@ from django.db import transaction
 from billing import accounts, terms
 from billing.accounts import Account
 from billing.models import CreditGrant, SpendCap
+from gateway import usage
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,16 @@ def grant(
         terms.refresh(owner.pk, now)
     log.info("credits.granted", account=str(account.pk), grant=given.pk, amount=amount)
     return given
+
+
+def balance(account_id: UUID, now: datetime) -> int | None:
+    """Credits that are left, as far as the ledger has it; None for who was never given any."""
+    grants = CreditGrant.objects.filter(account_id=account_id)
+    if not grants.exists():
+        return None
+    drawn = usage.credits_drawn(account_id)
+    alive = grants.exclude(expires_at__lte=now)
+    return sum(max(grant.amount - drawn.get(grant.pk, 0), 0) for grant in alive)
 
 
 def set_cap(account: Account, cap_minor: int | None, *, by: Any, now: datetime) -> None:

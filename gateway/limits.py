@@ -65,7 +65,7 @@ async def of_key(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal
         return UNAVAILABLE
     if code:
         return Refusal(code)
-    key, account, mode, plan, revision, restrictions, version, told = reply[1:]
+    key, account, mode, plan, revision, restrictions, version, told, cap = reply[1:]
     try:
         if restrictions:
             refusal = Restrictions(revision, restrictions).judge(call, None)
@@ -83,16 +83,14 @@ async def of_key(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal
         "key": key.decode(),
         "plan": plan.decode(),
         "mode": mode.decode(),
-        **_readable(json.loads(told)),
+        **_readable(json.loads(told), SpendCap.from_json(json.loads(cap)) if cap else None),
     }
 
 
-def _readable(told: Mapping[str, Any]) -> dict[str, Any]:
+def _readable(told: Mapping[str, Any], cap: SpendCap | None) -> dict[str, Any]:
     period_end, billing_end = _moment(told["period_end"]), _moment(told["billing_end"])
     used, limits = told["used"], told["limits"]
-    key_quota, concurrency, cap = (
-        told.get(name) for name in ("key_quota", "concurrency", "spend_cap")
-    )
+    key_quota, concurrency = told.get("key_quota"), told.get("concurrency")
     return {
         "period": {"start": _moment(told["period_start"]), "end": period_end},
         "rate": _rate(told["rate"]),
@@ -124,9 +122,9 @@ def _readable(told: Mapping[str, Any]) -> dict[str, Any]:
         "spend_cap": None
         if cap is None
         else {
-            "cap_minor": cap["cap_minor"],
-            "spent_minor": SpendCap.from_json(cap).spent_minor(used, told["period_start"]),
-            "currency": cap["currency"],
+            "cap_minor": cap.cap_minor,
+            "spent_minor": cap.spent_minor(used, told["period_start"]),
+            "currency": cap.currency,
         },
     }
 

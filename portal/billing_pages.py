@@ -147,6 +147,7 @@ def _page(
             ).first(),
             "may_buy": may(request.membership.role, Capability.BILLING),
             "cap_form": cap_form,
+            "credits_left": allowances.balance(account.pk, now),
         },
         status=422 if cap_form and cap_form.errors else 200,
     )

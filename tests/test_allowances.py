@@ -86,6 +86,21 @@ def test_a_grant_that_is_used_up_is_not_published_any_more():
     assert granted(account).grants == ()
 
 
+def test_the_billing_page_says_how_many_credits_are_left(client):
+    account = make_account()
+    client.force_login(account.members.first())
+    assert "Prepaid credits" not in client.get(reverse("billing")).content.decode()
+    given = allowances.grant(account, 1500, reason="test", by=None, now=NOW)
+    allowances.grant(account, 7, reason="over", by=None, now=NOW, expires_at=NOW)
+    CreditUse.objects.create(grant_id=given.pk, account_id=account.pk, credits=300)
+
+    page = client.get(reverse("billing")).content.decode()
+
+    assert "Prepaid credits" in page
+    assert "1,200" in page
+    assert allowances.balance(make_account().pk, NOW) is None
+
+
 @pytest.mark.parametrize("amount", [0, 10**12 + 1])
 def test_an_amount_out_of_bounds_is_not_given(amount):
     account = make_account()

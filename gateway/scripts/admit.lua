@@ -203,7 +203,8 @@ local function limits(taken)
       quota.ends - now_s, first
   end
   return bucket.burst, window_s, bucket.left, reset_s, false,
-    included_left and math.max(included_left - taken * meters[1].units, 0), period_end - period_start, period_end - now_s, 0
+    included_left and math.max(included_left - taken * meters[1].units, 0),
+    period_end - period_start, period_end - now_s, 0
 end
 
 if quota and quota.calls == 0 then

@@ -4,7 +4,8 @@
 -- ARGV     1 hash tag, 2 API
 -- Returns  {'unavailable'}, {'unknown_key'}, {code, key, account, mode, plan} of a key that is
 --          refused whatever it asks for, or with code '' those and further: the key's revision,
---          its restrictions, the version of the routes, and a JSON object for gateway.limits
+--          its restrictions, the version of the routes, a JSON object for gateway.limits, and the
+--          spend cap as it is published, or ''
 
 local tag, api = ARGV[1], ARGV[2]
 local clock = redis.call('TIME')
@@ -108,8 +109,6 @@ if key.mode == 'live' and (account.credits or '') ~= '' then
   end
   told.credits, told.credits_expire = balance, next_expiry
 end
-if key.mode == 'live' and (account.cap or '') ~= '' then
-  told.spend_cap = cjson.decode(account.prices)
-end
 head[6], head[7], head[8], head[9] = key.rev, key.restrictions or '', version, cjson.encode(told)
+head[10] = key.mode == 'live' and account.prices or ''  -- as it is: cjson writes 14 digits only
 return head
