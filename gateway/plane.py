@@ -128,10 +128,6 @@ class Gateway:
         """What a seller's own server is told of a call (`gateway.verify`)."""
         return await verify.answer(self._link, self._gate, self._settler, client)
 
-    async def verify(self, scope: Scope, receive: Receive) -> dict[str, Any] | Refusal:
-        """What a seller's own server is told of a call (`gateway.verify`)."""
-        return await verify.answer(self._link, self._gate, self._settler, scope, receive)
-
     async def limits(self, call: intake.Call) -> dict[str, Any] | Refusal:
         """What the call's key may do and what is left of it (`gateway.limits`)."""
         return await limits.answer(self._link, self._gate, call)

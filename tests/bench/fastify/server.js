@@ -34,7 +34,7 @@ const redis = new Redis(REDIS_URL, {
   autoResendUnfulfilledCommands: false, // a written admission is never sent again
   scripts: {
     admit: { lua: readFileSync(`${BENCH_SCRIPTS}/admit.lua`, 'utf8'), numberOfKeys: 1 },
-    settle: { lua: readFileSync(`${BENCH_SCRIPTS}/settle.lua`, 'utf8'), numberOfKeys: 3 },
+    settle: { lua: readFileSync(`${BENCH_SCRIPTS}/settle.lua`, 'utf8'), numberOfKeys: 2 },
   },
 })
 
@@ -46,14 +46,14 @@ let table = { version: '', apis: new Map() }
 function admitArguments(digest, eventId, api, operation, refusal) {
   return [
     `key:${TAG}:${digest}`,
-    TAG, eventId, table.version, api?.slug ?? '', operation?.label ?? '',
+    TAG, eventId, table.version, '', api?.slug ?? '', operation?.label ?? '',
     (api?.longestMs ?? 0) + SLACK_MS, MOST_ENTRIES,
     refusal ?? '', refusal ? problems[refusal].status : 0,
-    operation?.unitsJson ?? '{"calls":0}', ...(operation?.units ?? ['calls', 0]),
+    operation?.unitsJson ?? '{"calls":0}', '', ...(operation?.units ?? ['calls', 0]),
   ]
 }
 
-/** settle.lua: three keys, then its ARGV, in the order of gateway/settle.py, likewise. */
+/** settle.lua: two keys, then its ARGV, in the order of gateway/settle.py, likewise. */
 function settleArguments({ eventId, operation, isLive, startedNs }, status, bytes) {
   const isCharged = status < 500 && status !== 408 && status !== 429 && status !== 499
   const latencyUs = Number((process.hrtime.bigint() - startedNs) / 1000n)
@@ -61,7 +61,7 @@ function settleArguments({ eventId, operation, isLive, startedNs }, status, byte
     `{"outcome":"completed","status":${status},"code":"","billable":${isCharged && isLive},` +
     `"units":${operation.unitsJson},"meta":{},"latency_us":${latencyUs},"upstream_us":0,` +
     `"in":0,"out":${bytes}}`
-  const given = [`open:${TAG}`, `due:${TAG}`, `usage:${TAG}`, TAG, eventId, end]
+  const given = [`open:${TAG}`, `usage:${TAG}`, TAG, eventId, end]
   if (!isCharged) {
     operation.units.forEach((part, i) => given.push(i % 2 ? -part : part))
   }
@@ -163,14 +163,15 @@ function refuse(reply, code, waitSeconds = 0) {
 }
 
 function limitHeaders(reply, limits) {
-  const [rate, burst, callsLeft, resetS, quota, quotaLeft, windowS, quotaResetS] = limits
-  let policy = `"burst";q=${burst};w=${Math.ceil(burst / rate)}`
+  const [burst, burstWindowS, callsLeft, resetS, quota, quotaLeft, windowS, quotaResetS, quotaFirst] =
+    limits
+  let policy = `"burst";q=${burst};w=${burstWindowS}`
   let state = `"burst";r=${callsLeft};t=${resetS}`
   let [limit, left, reset] = [burst, callsLeft, resetS]
   if (quota !== null && quotaLeft !== null) {
     policy += `, "quota";q=${quota};w=${windowS}`
     state += `, "quota";r=${quotaLeft};t=${quotaResetS}`
-    if (quotaLeft < left) [limit, left, reset] = [quota, quotaLeft, quotaResetS]
+    if (quotaFirst) [limit, left, reset] = [quota, quotaLeft, quotaResetS]
   }
   reply.header('ratelimit-policy', policy).header('ratelimit', state)
   reply.header('x-ratelimit-limit', limit).header('x-ratelimit-remaining', left)

@@ -8,7 +8,7 @@ local settler = require 'settler'
 local token = require 'token'
 
 local sub, find, byte = string.sub, string.find, string.byte
-local ceil, floor = math.ceil, math.floor
+local floor = math.floor
 
 local TAG = '{p00}'
 local MOST_ENTRIES = 1000000
@@ -60,19 +60,19 @@ end
 -- folder knows them.
 local function admit_arguments(digest, event_id, api, operation, refusal)
   local command = {'EVALSHA', admit_sha, 1, 'key:' .. TAG .. ':' .. digest,
-    TAG, event_id, table_of_routes.version, api and api.slug or '',
+    TAG, event_id, table_of_routes.version, '', api and api.slug or '',
     operation and operation.label or '', (api and api.longest_ms or 0) + SLACK_MS, MOST_ENTRIES,
     refusal or '', refusal and problems[refusal].status or 0,
-    operation and operation.units_json or '{"calls":0}'}
+    operation and operation.units_json or '{"calls":0}', ''}
   local n = #command
   local units = operation and operation.units or {'calls', 0}
   for i = 1, #units do command[n + i] = units[i] end
   return command
 end
 
--- settle.lua: three keys, then its ARGV, in the order of gateway/settle.py, likewise.
+-- settle.lua: two keys, then its ARGV, in the order of gateway/settle.py, likewise.
 local function settle_arguments(event_id, operation, final)
-  local command = {'EVALSHA', settle_sha, 3, 'open:' .. TAG, 'due:' .. TAG, 'usage:' .. TAG,
+  local command = {'EVALSHA', settle_sha, 2, 'open:' .. TAG, 'usage:' .. TAG,
     TAG, event_id,
     '{"outcome":"completed","status":' .. final.status .. ',"code":"","billable":'
       .. (final.is_charged and final.is_live and 'true' or 'false')
@@ -108,15 +108,15 @@ local function load_routes()
 end
 
 local function limit_headers(reply, header)
-  local rate, burst, left, reset_s = reply[7], reply[8], reply[9], reply[10]
+  local burst, burst_window_s, left, reset_s = reply[7], reply[8], reply[9], reply[10]
   local quota, quota_left, window_s, quota_reset_s = reply[11], reply[12], reply[13], reply[14]
-  local policy = '"burst";q=' .. burst .. ';w=' .. ceil(burst / rate)
+  local policy = '"burst";q=' .. burst .. ';w=' .. burst_window_s
   local state = '"burst";r=' .. left .. ';t=' .. reset_s
   local limit = burst
   if quota and quota_left then
     policy = policy .. ', "quota";q=' .. quota .. ';w=' .. window_s
     state = state .. ', "quota";r=' .. quota_left .. ';t=' .. quota_reset_s
-    if quota_left < left then limit, left, reset_s = quota, quota_left, quota_reset_s end
+    if reply[15] == 1 then limit, left, reset_s = quota, quota_left, quota_reset_s end
   end
   header['ratelimit-policy'] = policy
   header['ratelimit'] = state
