@@ -1,4 +1,4 @@
-"""The life of a key: issued or created, claimed, rotated, revoked.
+"""The life of a key: issued or created, claimed, changed, rotated, revoked.
 
 A secret is drawn here, returned once to whoever shows it, and kept as a digest only. Every
 change locks its row, writes a `KeyEvent` and is published after commit, before the function
@@ -7,23 +7,20 @@ The portal's own key ("Try it") is no customer's: nothing here finds it by its i
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
-import structlog
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from keys import publish, tokens
+from keys import publish, restrictions, tokens, trail
 from keys.models import ApiKey, ClaimLink, Entitlement, KeyEvent
 
-log = structlog.get_logger(__name__)
-
 CLAIM_LINK_LIFETIME = timedelta(hours=24)
-NAME_CHARACTERS = 80
 
 
 class Account(Protocol):
@@ -52,7 +49,15 @@ class ClaimExpired(Exception):
 
 
 class KeyNotActive(Exception):
-    """The key is not claimed yet, has expired or was revoked: there is nothing to rotate."""
+    """The key has expired, leaked or was revoked, or to be rotated it must be claimed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A key's new settings; not `confirmed` means that they are on their way."""
+
+    key: ApiKey
+    confirmed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def issue_first(account: Account, now: datetime) -> ApiKey:
             },
         )
         if is_new:
-            _record(key, KeyEvent.Kind.ISSUED, at=now)
+            trail.record(key, KeyEvent.Kind.ISSUED, at=now)
     return key
 
 
@@ -119,12 +124,17 @@ def create(
     actor: AbstractBaseUser | None,
     address: str | None,
     now: datetime,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new active key and its secret. Raises `NotEntitled`, `KeyLimitReached`."""
+    """A new active key and its secret. Raises `NotEntitled`, `KeyLimitReached`.
+
+    settings: as `restrictions.checked` gives them
+    """
     with transaction.atomic():
         _check_key_limit(account, now)
-        key, secret = _new_active(account, name, mode, ApiKey.Origin.CREATED, actor, now)
-        _record(key, KeyEvent.Kind.CREATED, at=now, actor=actor, address=address)
+        fields = {"name": name, **(settings or {})}
+        key, secret = _new_active(account, mode, ApiKey.Origin.CREATED, actor, now, **fields)
+        trail.record(key, KeyEvent.Kind.CREATED, at=now, actor=actor, address=address)
     return key, secret
 
 
@@ -183,6 +193,43 @@ def claim_by_link(token: str, *, address: str | None, now: datetime) -> tuple[Ap
     return key, secret
 
 
+def change(
+    key_id: UUID,
+    account: Account,
+    settings: Mapping[str, Any],
+    *,
+    actor: AbstractBaseUser | None,
+    address: str | None,
+    now: datetime,
+) -> Changed:
+    """Gives a key that still lives its new settings, as `restrictions.checked` gives them.
+
+    What is the same already changes nothing, and tries again to confirm. Raises
+    `ApiKey.DoesNotExist` for a key of another account, `KeyNotActive`.
+    """
+    with transaction.atomic():
+        key = keys_of(account).select_for_update().get(pk=key_id)
+        if key.state == ApiKey.State.REVOKED or _is_over(key, now):
+            raise KeyNotActive
+        before = {"Name": key.name, **restrictions.in_words(key)}
+        for name, value in settings.items():
+            setattr(key, name, value)
+        details = restrictions.changes(before, {"Name": key.name, **restrictions.in_words(key)})
+        if details:
+            publication = trail.store(key, now, *settings)
+            trail.record(
+                key,
+                KeyEvent.Kind.CHANGED,
+                at=now,
+                actor=actor,
+                address=address,
+                details=details,
+            )
+        else:
+            publication = publish.on_commit(lambda: publish.key(key.pk, now))
+    return Changed(key, publication.confirmed)
+
+
 def rotate(
     key_id: UUID,
     account: Account,
@@ -195,26 +242,30 @@ def rotate(
     """Puts a new key in the place of an active one: the new key and its secret.
 
     The old key works for `overlap` longer under the name "… (old)"; with no overlap it is
-    revoked at once (`old.is_published` says when that holds). The event is the old key's;
-    the new one is its only successor. A full account may rotate.
+    revoked at once (`old.is_published` says when that holds). The new key has the old one's
+    restrictions, and its end unless that is another overlap's. The event is the old key's; the
+    new one is its only successor. A full account may rotate.
 
     Raises `ApiKey.DoesNotExist` for a key of another account, `KeyNotActive`.
     """
     with transaction.atomic():
         old = keys_of(account).select_for_update().get(pk=key_id)
-        if old.state != ApiKey.State.ACTIVE or (old.expires_at and old.expires_at <= now):
+        if old.state != ApiKey.State.ACTIVE or _is_over(old, now):
             raise KeyNotActive
         mode: tokens.Mode = "live" if old.mode == ApiKey.Mode.LIVE else "test"
+        inherited = {name: getattr(old, name) for name in ("name", *restrictions.FIELDS)}
+        if not old.successors.exists():
+            inherited["expires_at"] = old.expires_at
         key, secret = _new_active(
-            account, old.name, mode, ApiKey.Origin.ROTATED, actor, now, replaces=old
+            account, mode, ApiKey.Origin.ROTATED, actor, now, replaces=old, **inherited
         )
-        old.name = f"{old.name[: NAME_CHARACTERS - 6]} (old)"
+        old.name = f"{old.name[: restrictions.NAME_CHARACTERS - 6]} (old)"
         if overlap > timedelta(0):
             old.expires_at = min(now + overlap, old.expires_at or now + overlap)
         else:
             old.state, old.revoked_at = ApiKey.State.REVOKED, now
-        _change(old, now, "name", "state", "expires_at", "revoked_at")
-        _record(old, KeyEvent.Kind.ROTATED, at=now, actor=actor, address=address)
+        trail.store(old, now, "name", "state", "expires_at", "revoked_at")
+        trail.record(old, KeyEvent.Kind.ROTATED, at=now, actor=actor, address=address)
     return key, secret
 
 
@@ -236,9 +287,13 @@ def revoke(
             publication = publish.on_commit(lambda: publish.key(key.pk, now))
         else:
             key.state, key.revoked_at = ApiKey.State.REVOKED, now
-            publication = _change(key, now, "state", "revoked_at")
-            _record(key, KeyEvent.Kind.REVOKED, at=now, actor=actor, address=address)
+            publication = trail.store(key, now, "state", "revoked_at")
+            trail.record(key, KeyEvent.Kind.REVOKED, at=now, actor=actor, address=address)
     return Revoked(key, publication.confirmed)
+
+
+def _is_over(key: ApiKey, now: datetime) -> bool:
+    return key.expires_at is not None and key.expires_at <= now
 
 
 def _check_key_limit(account: Account, now: datetime) -> None:
@@ -259,27 +314,25 @@ def _check_key_limit(account: Account, now: datetime) -> None:
 
 def _new_active(
     account: Account,
-    name: str,
     mode: tokens.Mode,
     origin: ApiKey.Origin,
     actor: AbstractBaseUser | None,
     now: datetime,
-    replaces: ApiKey | None = None,
+    **fields: Any,
 ) -> tuple[ApiKey, str]:
     token = tokens.draw(mode, account.partition)
     key = ApiKey.objects.create(
         account_id=account.pk,
-        name=name,
         mode=mode,
         state=ApiKey.State.ACTIVE,
         origin=origin,
         partition=token.partition,
         digest=tokens.digest(token.text),
         last_four=token.last_four,
-        replaces=replaces,
         created_by_id=None if actor is None else actor.pk,
         created_at=now,
         claimed_at=now,
+        **fields,
     )
     publish.on_commit(lambda: publish.key(key.pk, now))
     return key, token.text
@@ -292,25 +345,6 @@ def _claim(key: ApiKey, actor: AbstractBaseUser | None, address: str | None, now
     token = tokens.draw(mode, key.partition)
     key.state, key.claimed_at = ApiKey.State.ACTIVE, now
     key.digest, key.last_four = tokens.digest(token.text), token.last_four
-    _change(key, now, "state", "claimed_at", "digest", "last_four")
-    _record(key, KeyEvent.Kind.CLAIMED, at=now, actor=actor, address=address)
+    trail.store(key, now, "state", "claimed_at", "digest", "last_four")
+    trail.record(key, KeyEvent.Kind.CLAIMED, at=now, actor=actor, address=address)
     return token.text
-
-
-def _change(key: ApiKey, now: datetime, *fields: str) -> publish.Publication:
-    key.revision += 1
-    key.save(update_fields=[*fields, "revision"])
-    return publish.on_commit(lambda: publish.key(key.pk, now))
-
-
-def _record(
-    key: ApiKey,
-    kind: KeyEvent.Kind,
-    *,
-    at: datetime,
-    actor: AbstractBaseUser | None = None,
-    address: str | None = None,
-) -> None:
-    actor_id = None if actor is None else actor.pk
-    key.events.create(kind=kind, actor_id=actor_id, address=address, at=at)
-    log.info(f"key.{kind}", key=str(key.pk), account=str(key.account_id))

@@ -81,6 +81,7 @@ class ApiKey(models.Model):
         FIRST = "first", "issued with the subscription"
         CREATED = "created", "created by a member"
         ROTATED = "rotated", "made by rotation"
+        LEAKED = "leaked", "prepared for a leaked key"
         CONSOLE = "console", "the portal's own, for “Try it”"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -110,6 +111,14 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    last_used_address = models.GenericIPAddressField(null=True, blank=True)
+    last_used_operation = models.CharField(
+        max_length=400,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="holidays GET /v1/next/{country}",
+    )
     allowed_networks = models.JSONField(
         default=list,
         db_default=EMPTY,
@@ -220,8 +229,10 @@ class KeyEvent(models.Model):
         ISSUED = "issued", "issued"
         CREATED = "created", "created"
         CLAIMED = "claimed", "secret shown"
+        CHANGED = "changed", "changed"
         ROTATED = "rotated", "rotated"
         REVOKED = "revoked", "revoked"
+        LEAKED = "leaked", "leaked"
 
     key = models.ForeignKey(ApiKey, models.CASCADE, related_name="events")
     kind = models.CharField(max_length=10, choices=Kind)
@@ -229,6 +240,9 @@ class KeyEvent(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     address = models.GenericIPAddressField(null=True, blank=True)
+    details = models.JSONField(
+        default=list, db_default=EMPTY, blank=True, help_text="Sentences that say what changed."
+    )
     at = models.DateTimeField()
     announced_at = models.DateTimeField(null=True, blank=True)
 

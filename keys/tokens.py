@@ -40,15 +40,14 @@ def draw(mode: Mode, partition: int) -> Token:
     """A new key (238 random bits) for a partition from 0 to 99."""
     if not 0 <= partition <= 99:
         raise ValueError(f"partition {partition} is not between 0 and 99")
-    random = "".join(secrets.choice(BASE62) for _ in range(RANDOM_CHARACTERS))
-    body = f"ks_{mode}_{partition:02d}{random}"
-    return Token(mode, partition, body + _checksum(body))
+    body = f"ks_{mode}_{partition:02d}{random_characters()}"
+    return Token(mode, partition, body + checksum(body))
 
 
 def parse(text: str) -> Token | None:
     """The key that `text` spells, or None if it can't be one. Says nothing about existence."""
     shape = _SHAPE.fullmatch(text)
-    if shape is None or _checksum(text[:-CHECKSUM_CHARACTERS]) != text[-CHECKSUM_CHARACTERS:]:
+    if shape is None or not has_checksum(text):
         return None
     mode: Mode = "live" if shape[1] == "live" else "test"
     return Token(mode, int(shape[2]), text)
@@ -59,7 +58,18 @@ def digest(text: str) -> str:
     return hmac.digest(settings.KEY_PEPPER.encode(), text.encode(), "sha256").hex()
 
 
-def _checksum(body: str) -> str:
+def random_characters() -> str:
+    """The secret part of a text: 40 base62 characters, 238 random bits."""
+    return "".join(secrets.choice(BASE62) for _ in range(RANDOM_CHARACTERS))
+
+
+def has_checksum(text: str) -> bool:
+    """Whether the last six characters fit those before them."""
+    return checksum(text[:-CHECKSUM_CHARACTERS]) == text[-CHECKSUM_CHARACTERS:]
+
+
+def checksum(body: str) -> str:
+    """CRC-32 of a text, six base62 characters."""
     rest = crc32(body.encode())
     characters = []
     for _ in range(CHECKSUM_CHARACTERS):

@@ -107,7 +107,7 @@ def _address_code(request: AddressCode, now: datetime) -> mails.Mail:
 
 
 def _key_event(event: KeyEvent, now: datetime) -> mails.Mail | None:
-    if event.key.origin == ApiKey.Origin.CONSOLE or event.kind == KeyEvent.Kind.CLAIMED:
+    if event.key.origin == ApiKey.Origin.CONSOLE:
         return None
     context: dict[str, Any] = {"event": event, "key": event.key, "account": event.key.account}
     if event.kind == KeyEvent.Kind.ISSUED:

@@ -1,4 +1,6 @@
-"""The keys page: list, create, claim, rotate, revoke. Keys themselves are `keys.issuance`'s.
+"""The keys pages: list, create, look, change, claim, rotate, revoke.
+
+Keys themselves are `keys.issuance`'s.
 
 A secret leaves in the response to the POST that makes or claims its key, in no other, and
 that POST can't be repeated: creating and rotating carry a token that is spent once
@@ -9,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django import forms
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
@@ -20,65 +22,44 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from gateway import usage
 from gateway.catalogue import on_sale
-from keys import issuance
+from keys import issuance, restrictions
 from keys.models import ApiKey, Entitlement
 from portal import live, once, samples
 from portal.access import AccountRequest, entitlement_of, member
+from portal.key_forms import OVERLAPS, CreateKey, KeySettings, RotateKey
 from portal.ratelimits import by_user, limited
-from portal.roles import Capability, may
+from portal.roles import REFUSAL, Capability, may
 
-OVERLAPS = {
-    "0": (timedelta(0), "Now: the old key stops at once"),
-    "1": (timedelta(hours=1), "1 hour"),
-    "24": (timedelta(hours=24), "24 hours"),
-    "168": (timedelta(days=7), "7 days"),
-}
-
-
-class CreateKey(forms.Form):
-    name = forms.CharField(
-        max_length=80, label="Name", help_text="Where it will be used: “Production”, “Laptop”."
-    )
-    mode = forms.ChoiceField(
-        label="Mode",
-        widget=forms.RadioSelect,
-        initial=ApiKey.Mode.LIVE,
-        choices=[
-            (ApiKey.Mode.LIVE, "Live: calls count towards your plan"),
-            (ApiKey.Mode.TEST, "Test: a small daily quota of its own, never billed"),
-        ],
-    )
-
-
-class RotateKey(forms.Form):
-    overlap = forms.ChoiceField(
-        label="How long the old key keeps working",
-        widget=forms.RadioSelect,
-        initial="24",
-        choices=[(hours, label) for hours, (_, label) in OVERLAPS.items()],
-    )
+TRAIL_LENGTH = 50
 
 
 @dataclass(frozen=True)
 class KeyRow:
-    """A key as its row shows it. `retires_in` is empty unless a rotation set its end."""
+    """A key as its row shows it. `ends_in` is empty for one that doesn't end by itself."""
 
     key: ApiKey
-    condition: str  # unclaimed, active, retiring, expired, revoking or revoked
-    retires_in: str
+    condition: str  # unclaimed, active, retiring (replaced), expired, revoking or revoked
+    ends_in: str
+    is_restricted: bool
 
 
 def rows_of(keys: list[ApiKey], now: datetime) -> list[KeyRow]:
     """One row per key. “Revoked” is said once the gateway has it, “revoking” until then."""
+    pks = [key.pk for key in keys]
+    successors = ApiKey.objects.filter(replaces__in=pks, origin=ApiKey.Origin.ROTATED)
+    replaced = set(successors.values_list("replaces_id", flat=True))
     rows = []
     for key in keys:
-        condition, retires_in = str(key.state), ""
+        condition, ends_in = str(key.state), ""
         if key.state == ApiKey.State.REVOKED and not key.is_published:
             condition = "revoking"
-        elif key.state == ApiKey.State.ACTIVE and key.expires_at is not None:
-            condition = "retiring" if key.expires_at > now else "expired"
-            retires_in = duration_in_words(key.expires_at - now)
-        rows.append(KeyRow(key, condition, retires_in))
+        elif key.state != ApiKey.State.REVOKED and key.expires_at is not None:
+            ends_in = duration_in_words(key.expires_at - now)
+            if key.expires_at <= now:
+                condition = "expired"
+            elif key.pk in replaced:
+                condition = "retiring"
+        rows.append(KeyRow(key, condition, ends_in, restrictions.is_restricted(key)))
     return rows
 
 
@@ -123,19 +104,24 @@ def key_list(request: AccountRequest) -> HttpResponse:
 @limited("keys", (by_user, "120/h"))
 @member(Capability.KEYS)
 def key_create(request: AccountRequest) -> HttpResponse:
-    wanted = {"mode": request.GET.get("mode", ApiKey.Mode.LIVE)}  # the docs ask for a test key
-    form = CreateKey(request.POST if request.method == "POST" else None, initial=wanted)
+    form = CreateKey(
+        request.POST if request.method == "POST" else None,
+        entitlement=entitlement_of(request.account),
+        # The docs ask for a test key.
+        initial={"mode": request.GET.get("mode", ApiKey.Mode.LIVE)},
+    )
     if form.is_valid():
         if (refusal := _spend(request, "create")) is not None:
             return refusal
         try:
             key, secret = issuance.create(
                 request.account,
-                name=form.cleaned_data["name"],
+                name=form.settings["name"],
                 mode=form.cleaned_data["mode"],
                 actor=request.user,
                 address=request.META["REMOTE_ADDR"],
                 now=timezone.now(),
+                settings=form.settings,
             )
         except issuance.KeyLimitReached:
             form.add_error(
@@ -153,6 +139,66 @@ def key_create(request: AccountRequest) -> HttpResponse:
         {"nav": "keys", "form": form, "once": once.draw(request.user, "create")},
         status=422 if form.errors else 200,
     )
+
+
+@require_http_methods(["GET", "POST"])
+@limited("keys", (by_user, "120/h"))
+@member()
+def key_page(request: AccountRequest, key_id: UUID) -> HttpResponse:
+    """One key: what it may do, who did what to it; its settings, for those who may change them."""
+    now = timezone.now()
+    may_manage = may(request.membership.role, Capability.KEYS)
+    if request.method == "POST" and not may_manage:
+        raise PermissionDenied(REFUSAL[Capability.KEYS])
+    key = get_object_or_404(
+        issuance.keys_of(request.account).select_related("created_by", "replaces"), pk=key_id
+    )
+    form = KeySettings(
+        request.POST if request.method == "POST" else None,
+        entitlement=entitlement_of(request.account),
+        held=key,
+    )
+    if form.is_valid():
+        _change(request, key, form)
+        return redirect("key_page", key.pk)
+    (row,) = rows_of([key], now)
+    context = {
+        "nav": "keys",
+        "row": row,
+        "key": key,
+        "words": restrictions.in_words(key),
+        "events": key.events.select_related("actor")[:TRAIL_LENGTH],
+        "recent": usage.recent(request.account.pk, 5, key_id=key.pk),
+        "successors": key.successors.all(),
+        "form": form,
+        "is_alive": row.condition in ("unclaimed", "active", "retiring"),
+        "may_manage": may_manage,
+    }
+    return render(request, "keys/page.html", context, status=422 if form.errors else 200)
+
+
+def _change(request: AccountRequest, key: ApiKey, form: KeySettings) -> None:
+    """Stores the form's settings and says how far they have got."""
+    try:
+        changed = issuance.change(
+            key.pk,
+            request.account,
+            form.settings,
+            actor=request.user,
+            address=request.META["REMOTE_ADDR"],
+            now=timezone.now(),
+        )
+    except issuance.KeyNotActive:
+        messages.error(request, f"{key.hint} is not active any more and can’t be changed.")
+        return
+    if changed.confirmed:
+        messages.success(request, "Saved. The gateway has it and applies it to the next call.")
+    else:
+        messages.warning(
+            request,
+            "Stored, and on its way: the gateway has not confirmed it yet and may still apply "
+            "the old settings. It is told again every few seconds.",
+        )
 
 
 @require_http_methods(["GET", "POST"])

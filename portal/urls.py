@@ -67,6 +67,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # keys
     path("dashboard/keys/", key_pages.key_list, name="keys"),
     path("dashboard/keys/create/", key_pages.key_create, name="key_create"),
+    path("dashboard/keys/<uuid:key_id>/", key_pages.key_page, name="key_page"),
     path("dashboard/keys/<uuid:key_id>/claim/", key_pages.key_claim, name="key_claim"),
     path("dashboard/keys/<uuid:key_id>/rotate/", key_pages.key_rotate, name="key_rotate"),
     path("dashboard/keys/<uuid:key_id>/revoke/", key_pages.key_revoke, name="key_revoke"),

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.django_db
 
 Role = Membership.Role
 KEY_PAGES = ("key_claim", "key_rotate", "key_revoke")
+ALL_KEY_PAGES = ("key_page", *KEY_PAGES)
 READING = ("overview", "live_overview", "keys", "billing")
 
 
@@ -92,7 +93,7 @@ def test_a_stranger_who_buys_is_sent_to_the_sign_up_and_back(account):
     assert answer.url == "/signup/?next=/buy/pro/"
 
 
-@pytest.mark.parametrize("page", KEY_PAGES)
+@pytest.mark.parametrize("page", ALL_KEY_PAGES)
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_an_outsider_gets_404_for_another_account_s_key(account, active_key, page, method):
     answer = getattr(outsider(), method)(reverse(page, args=[active_key.pk]))

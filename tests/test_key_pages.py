@@ -279,9 +279,134 @@ def test_the_list_is_sent_again_only_where_it_changed(browser, customer):
     assert news.by_id("live").attributes["hx-get"] != poll
 
 
+def change(browser, key, **fields):
+    page = reverse("key_page", args=[key.pk])
+    return browser.post(page, {"name": key.name, "which_operations": "all"} | fields, follow=True)
+
+
+def test_a_key_is_created_with_what_it_may_do(browser, customer):
+    create(browser, allowed_networks="10.1.2.3/8\r\n\r\n2001:db8::1", read_only="on")
+
+    key = customer.account.keys.get(name="Laptop")
+    assert key.allowed_networks == ["10.0.0.0/8", "2001:db8::1/128"]
+    assert key.read_only
+    assert (
+        "restricted"
+        in Page(browser.get(reverse("keys")).content.decode()).by_id(f"key-{key.pk}").text
+    )
+
+
+def test_a_key_s_page_shows_what_it_may_do_and_who_did_what(browser, customer):
+    answer = change(browser, customer.key, name="Shop", rate_per_second="0.5", burst="2")
+
+    html = answer.content.decode()
+    assert "Saved. The gateway has it" in html
+    assert "0.5 calls a second, 2 at once" in html
+    assert "Name: key → Shop" in html
+    assert f"by {customer.account.members.get().email} from 127.0.0.1" in html
+
+
+def test_saved_is_not_said_while_the_gateway_can_t_be_told(browser, customer):
+    with redis_away():
+        answer = change(browser, customer.key, read_only="on")
+
+    assert "has not confirmed it yet" in answer.content.decode()
+    assert "Saved." not in answer.content.decode()
+
+
+def test_operations_are_ticked_from_what_is_on_sale(browser, customer):
+    change(
+        browser,
+        customer.key,
+        which_operations="some",
+        allowed_operations=["holidays GET /v1/countries"],
+    )
+
+    customer.key.refresh_from_db()
+    page = Page(browser.get(reverse("key_page", args=[customer.key.pk])).content.decode())
+    ticked = [box.attributes["value"] for box in page.all("input", checked="")]
+    assert customer.key.allowed_operations == ["holidays GET /v1/countries"]
+    assert "holidays GET /v1/countries" in ticked
+    assert "holidays GET /v1/next/{country}" not in ticked
+
+    change(browser, customer.key, allowed_operations=["holidays GET /v1/countries"])
+    customer.key.refresh_from_db()
+    assert customer.key.allowed_operations == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"allowed_networks": "10.0.0.0/8\nhere"}, "Line 2, “here”, is not an address"),
+        ({"allowed_referrers": "a b"}, "is not a site"),
+        ({"which_operations": "some"}, "Tick at least one"),
+        ({"which_operations": "some", "allowed_operations": ["x GET /"]}, "not one of the"),
+        ({"rate_per_second": "1000000"}, "decimal point"),
+        ({"rate_per_second": "100001"}, "allows the account 100,000"),
+        ({"burst": "3"}, "needs a rate"),
+        ({"burst": "99999999999999999999", "rate_per_second": "1"}, "allows the account"),
+        ({"monthly_quota": "9" * 30}, "The largest is"),
+        ({"expires_on": "2020-01-01"}, "This moment is over"),
+        ({"expires_on": "9999-12-31"}, "earlier day"),
+        ({"name": ""}, "This field is required"),
+    ],
+)
+def test_a_setting_that_can_t_be_is_named_and_changes_nothing(browser, customer, fields, said):
+    answer = change(browser, customer.key, **fields)
+
+    html = answer.content.decode()
+    assert answer.status_code == 422
+    assert said in html
+    assert faults(html) == []
+    customer.key.refresh_from_db()
+    assert customer.key.revision == 1
+
+
+def test_an_end_that_was_not_touched_stays_to_the_second(browser, customer):
+    end = timezone.now() + timedelta(days=9)
+    ApiKey.objects.filter(pk=customer.key.pk).update(expires_at=end)
+    customer.key.refresh_from_db()
+
+    change(browser, customer.key, name="Shop", expires_on=f"{end:%Y-%m-%d}")
+    customer.key.refresh_from_db()
+    assert customer.key.expires_at == end
+
+    change(browser, customer.key, name="Shop", expires_on="")
+    customer.key.refresh_from_db()
+    assert customer.key.expires_at is None
+
+
+def test_a_revoked_key_has_a_page_and_no_form(browser, customer):
+    browser.post(reverse("key_revoke", args=[customer.key.pk]))
+
+    html = browser.get(reverse("key_page", args=[customer.key.pk])).content.decode()
+    answer = change(browser, customer.key, name="Shop")
+
+    assert 'name="allowed_networks"' not in html
+    assert "can’t be changed" in answer.content.decode()
+
+
+def test_a_viewer_sees_a_key_s_page_and_changes_nothing(customer):
+    viewer = Client()
+    viewer.force_login(
+        make_member(customer.account, "viewer"), "django.contrib.auth.backends.ModelBackend"
+    )
+
+    seen = viewer.get(reverse("key_page", args=[customer.key.pk]))
+    answer = change(viewer, customer.key, name="Shop")
+
+    assert seen.status_code == 200
+    assert 'name="allowed_networks"' not in seen.content.decode()
+    assert answer.status_code == 403
+    customer.key.refresh_from_db()
+    assert customer.key.name == "key"
+
+
 def test_the_pages_are_sound(browser, customer):
     pages = [reverse("keys"), reverse("key_create")]
-    pages += [reverse(name, args=[customer.key.pk]) for name in ("key_rotate", "key_revoke")]
+    pages += [
+        reverse(name, args=[customer.key.pk]) for name in ("key_page", "key_rotate", "key_revoke")
+    ]
 
     for page in pages:
         assert faults(browser.get(page).content.decode()) == []
@@ -296,7 +421,7 @@ def test_a_row_says_what_a_key_is_good_for():
         return rows_of([ApiKey(**{"state": state.ACTIVE, "mode": "live"} | fields)], now)[0]
 
     assert condition().condition == "active"
-    assert condition(expires_at=now + timedelta(hours=2, seconds=1)).retires_in == "2 h 0 min"
+    assert condition(expires_at=now + timedelta(hours=2, seconds=1)).ends_in == "2 h 0 min"
     assert condition(expires_at=now).condition == "expired"
     assert condition(state=state.REVOKED, revision=2, published_revision=1).condition == "revoking"
     assert condition(state=state.REVOKED, revision=2, published_revision=2).condition == "revoked"

@@ -62,13 +62,15 @@ def test_an_issued_key_is_announced_with_a_link_that_claims_it_once(account, mai
     assert "ks_live_" not in mail.body
 
 
-def test_a_key_claimed_before_its_mail_went_out_needs_none(account, mailoutbox):
+def test_a_key_claimed_before_its_mail_went_out_needs_no_link(account, mailoutbox):
     key = issuance.issue_first(account, NOW)
     issuance.claim(key.pk, account, actor=None, address=None, now=NOW)
 
     announcements.send_waiting(NOW)
 
-    assert mailoutbox == []
+    (mail,) = mailoutbox
+    assert mail.subject == "Key “First key” was shown"
+    assert "/claim/" not in mail.body
     assert not KeyEvent.objects.filter(announced_at=None).exists()
 
 
@@ -88,6 +90,16 @@ def test_whoever_looks_after_keys_is_told_what_happened_to_one(account, mailoutb
     assert mail.subject == f"Key “Production” was {kind}"
     assert f"By: {developer.email}, from 203.0.113.7" in mail.body
     assert "ks_live_…a1b2" in mail.body
+
+
+def test_a_change_is_told_in_words(account, mailoutbox):
+    tell(make_key(account), "changed", details=["Methods: all → GET, HEAD and OPTIONS"])
+
+    announcements.send_waiting(NOW)
+
+    (mail,) = mailoutbox
+    assert mail.subject == "Key “Production” was changed"
+    assert "Methods: all → GET, HEAD and OPTIONS" in mail.body
 
 
 def test_a_rotation_names_both_keys_and_when_the_old_one_ends(account, mailoutbox):
