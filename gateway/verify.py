@@ -97,7 +97,7 @@ async def _is_allowed(link: Link, headers: Headers) -> bool:
     scheme, _, text = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer" or not _TOKEN.fullmatch(text.strip()):
         return False
-    name = records.token_name(records.PARTITIONS[0], tokens.digest(text.strip().decode()))
+    name = records.token_name(tokens.digest(text.strip().decode()))
     state, account, scopes, expires_ms = await link.send(
         b"HMGET", name, b"state", b"account", b"scopes", b"expires_ms"
     )

@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from keys import publish, restrictions, tokens, trail
-from keys.models import ApiKey, ClaimLink, Entitlement, KeyEvent
+from keys.models import ApiKey, ClaimLink, Entitlement, KeyEvent, ServiceToken
 
 CLAIM_LINK_LIFETIME = timedelta(hours=24)
 
@@ -123,6 +123,7 @@ def create(
     mode: tokens.Mode,
     actor: AbstractBaseUser | None,
     address: str | None,
+    token: ServiceToken | None = None,
     now: datetime,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[ApiKey, str]:
@@ -134,7 +135,7 @@ def create(
         _check_key_limit(account, now)
         fields = {"name": name, **(settings or {})}
         key, secret = _new_active(account, mode, ApiKey.Origin.CREATED, actor, now, **fields)
-        trail.record(key, KeyEvent.Kind.CREATED, at=now, actor=actor, address=address)
+        trail.record(key, KeyEvent.Kind.CREATED, at=now, actor=actor, address=address, token=token)
     return key, secret
 
 
@@ -200,6 +201,7 @@ def change(
     *,
     actor: AbstractBaseUser | None,
     address: str | None,
+    token: ServiceToken | None = None,
     now: datetime,
 ) -> Changed:
     """Gives a key that still lives its new settings, as `restrictions.checked` gives them.
@@ -223,6 +225,7 @@ def change(
                 at=now,
                 actor=actor,
                 address=address,
+                token=token,
                 details=details,
             )
         else:
@@ -237,6 +240,7 @@ def rotate(
     overlap: timedelta,
     actor: AbstractBaseUser | None,
     address: str | None,
+    token: ServiceToken | None = None,
     now: datetime,
 ) -> tuple[ApiKey, str]:
     """Puts a new key in the place of an active one: the new key and its secret.
@@ -265,7 +269,7 @@ def rotate(
         else:
             old.state, old.revoked_at = ApiKey.State.REVOKED, now
         trail.store(old, now, "name", "state", "expires_at", "revoked_at")
-        trail.record(old, KeyEvent.Kind.ROTATED, at=now, actor=actor, address=address)
+        trail.record(old, KeyEvent.Kind.ROTATED, at=now, actor=actor, address=address, token=token)
     return key, secret
 
 
@@ -275,6 +279,7 @@ def revoke(
     *,
     actor: AbstractBaseUser | None,
     address: str | None,
+    token: ServiceToken | None = None,
     now: datetime,
 ) -> Revoked:
     """Ends a key for good. Asked again, it changes nothing but tries again to confirm.
@@ -288,7 +293,9 @@ def revoke(
         else:
             key.state, key.revoked_at = ApiKey.State.REVOKED, now
             publication = trail.store(key, now, "state", "revoked_at")
-            trail.record(key, KeyEvent.Kind.REVOKED, at=now, actor=actor, address=address)
+            trail.record(
+                key, KeyEvent.Kind.REVOKED, at=now, actor=actor, address=address, token=token
+            )
     return Revoked(key, publication.confirmed)
 
 

@@ -1,4 +1,4 @@
-"""Carries keys and entitlements from Postgres to the data plane's records in Redis.
+"""Carries keys, service tokens and entitlements from Postgres to the data plane's records in Redis.
 
 Always after commit, never inside a transaction. A record carries its row's revision and
 never goes back to an older one; `published_revision` says which one has arrived, and beat
@@ -20,7 +20,7 @@ from django.db import transaction
 from django.db.models import F, Q
 
 from keys import records
-from keys.models import ApiKey, Entitlement
+from keys.models import ApiKey, Entitlement, ServiceToken
 
 log = structlog.get_logger(__name__)
 
@@ -78,29 +78,47 @@ def entitlement(account_id: UUID, now: datetime) -> bool:
     return True
 
 
+def service_token(token_id: UUID, now: datetime) -> bool:
+    """Publishes a token as it is now; True once the data plane holds it. Raises RedisError."""
+    row = ServiceToken.objects.get(pk=token_id)
+    if not arrives(_token_record(row, now)):
+        return False
+    ServiceToken.objects.filter(pk=row.pk, revision=row.revision).update(
+        published_revision=row.revision
+    )
+    return True
+
+
 def lagging(now: datetime) -> int:
     """Publishes rows whose newest revision has not arrived; how many. Raises RedisError."""
     behind = Q(published_revision__lt=F("revision"))
     account_ids = list(Entitlement.objects.filter(behind).values_list("pk", flat=True)[:CHUNK])
     key_ids = list(ApiKey.objects.filter(behind).values_list("pk", flat=True)[:CHUNK])
+    token_ids = list(ServiceToken.objects.filter(behind).values_list("pk", flat=True)[:CHUNK])
     for account_id in account_ids:
         entitlement(account_id, now)
     for key_id in key_ids:
         key(key_id, now)
-    return len(account_ids) + len(key_ids)
+    for token_id in token_ids:
+        service_token(token_id, now)
+    return len(account_ids) + len(key_ids) + len(token_ids)
 
 
 def everything(partition: int, now: datetime) -> int:
     """Publishes all records of a partition, for a Redis that came back empty; how many.
 
-    Keys that died long ago are left out. Raises RedisError.
+    Keys and tokens that died long ago are left out. Raises RedisError.
     """
     forgotten = Q(revoked_at__lt=now - REMEMBERED) | Q(expires_at__lt=now - REMEMBERED)
     accounts = Entitlement.objects.filter(account__partition=partition).select_related("account")
     keys = ApiKey.objects.filter(partition=partition).exclude(forgotten)
+    tokens = ServiceToken.objects.exclude(forgotten)
+    if partition != records.TOKENS_PARTITION:
+        tokens = tokens.none()
     every_record = chain(
         (_account_record(row, now) for row in accounts.iterator(CHUNK)),
         (_key_record(row, row.digest, now) for row in keys.iterator(CHUNK) if row.digest),
+        (_token_record(row, now) for row in tokens.iterator(CHUNK)),
     )
     pipeline = records.connection().pipeline(transaction=False)
     count = 0
@@ -114,11 +132,7 @@ def everything(partition: int, now: datetime) -> int:
 
 def _key_record(row: ApiKey, digest: str, now: datetime) -> records.Record:
     revoked = row.state == ApiKey.State.REVOKED
-    lifetime = None
-    if revoked:
-        lifetime = REMEMBERED
-    elif row.expires_at is not None:
-        lifetime = max(row.expires_at - now, timedelta(0)) + REMEMBERED
+    lifetime = _lifetime(revoked, row.expires_at, now)
     restrictions = _restrictions(row)
     own = restrictions or row.rate_per_second is not None or row.monthly_quota is not None
     fields: dict[str, str | int] = {
@@ -150,6 +164,26 @@ def _restrictions(row: ApiKey) -> str:
     }
     named = {name: value for name, value in given.items() if value}
     return json.dumps(named, separators=(",", ":")) if named else ""
+
+
+def _token_record(row: ServiceToken, now: datetime) -> records.Record:
+    revoked = row.revoked_at is not None
+    fields: dict[str, str | int] = {
+        "id": str(row.pk),
+        "account": "" if row.account_id is None else str(row.account_id),
+        "state": "revoked" if revoked else "active",
+        "scopes": ",".join(row.scopes),
+        "expires_ms": _epoch_ms(row.expires_at),
+    }
+    lifetime = _lifetime(revoked, row.expires_at, now)
+    return records.Record(records.token_name(row.digest), row.revision, fields, lifetime)
+
+
+def _lifetime(revoked: bool, expires_at: datetime | None, now: datetime) -> timedelta | None:
+    """How long a record stays; None for as long as its row lives."""
+    if revoked:
+        return REMEMBERED
+    return None if expires_at is None else max(expires_at - now, timedelta(0)) + REMEMBERED
 
 
 def _account_record(row: Entitlement, now: datetime) -> records.Record:

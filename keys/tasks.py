@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 @shared_task(ignore_result=True)
 def republish() -> None:
-    """Publishes lagging keys and entitlements: those of a revocation that was not confirmed."""
+    """Publishes what lags behind its row: a revocation that was not confirmed, for example."""
     count = publish.lagging(timezone.now())
     if count:
         log.info("publish.caught_up", records=count)

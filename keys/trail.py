@@ -10,7 +10,7 @@ import structlog
 from django.contrib.auth.models import AbstractBaseUser
 
 from keys import publish
-from keys.models import ApiKey, KeyEvent
+from keys.models import ApiKey, KeyEvent, ServiceToken
 
 log = structlog.get_logger(__name__)
 
@@ -29,14 +29,19 @@ def record(
     at: datetime,
     actor: AbstractBaseUser | None = None,
     address: str | None = None,
+    token: ServiceToken | None = None,
     details: Sequence[str] = (),
     announced_at: datetime | None = None,
 ) -> None:
-    """Writes who did what to the key; a mail tells of it unless it was told already."""
+    """Writes who did what to the key; a mail tells of it unless it was told already.
+
+    actor, token: the person or the program that acted; neither where the product did
+    """
     key.events.create(
         kind=kind,
         actor_id=None if actor is None else actor.pk,
         address=address,
+        service_token=token,
         details=list(details),
         at=at,
         announced_at=announced_at,

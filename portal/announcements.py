@@ -88,7 +88,7 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
     for code in codes[:BATCH]:
         yield Announcement(code, "sent_at", code.requested_at, partial(_address_code, code, now))
     key_events = KeyEvent.objects.filter(announced_at=None).order_by("at")
-    for event in key_events.select_related("key__account", "actor")[:BATCH]:
+    for event in key_events.select_related("key__account", "actor", "service_token")[:BATCH]:
         yield Announcement(event, "announced_at", event.at, partial(_key_event, event, now))
     turns = BillingEvent.objects.filter(announced_at=None).order_by("at", "id")
     for turn in turns.select_related("account", "subscription__version")[:BATCH]:

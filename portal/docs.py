@@ -54,6 +54,11 @@ def errors(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+def management(request: HttpRequest) -> HttpResponse:
+    return _page(request, "management")
+
+
+@require_safe
 def api(request: HttpRequest, slug: str) -> HttpResponse:
     """The operations of one API on sale; 404 for one that isn't shown."""
     shown = get_object_or_404(on_sale(), slug=slug)

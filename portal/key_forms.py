@@ -21,7 +21,6 @@ OVERLAPS = {
     "24": (timedelta(hours=24), "24 hours"),
     "168": (timedelta(days=7), "7 days"),
 }
-FIELD_OF = {"expires_at": "expires_on"}
 ALL, SOME = "all", "some"
 
 
@@ -46,6 +45,32 @@ def operations_on_sale() -> dict[str, list[tuple[str, str]]]:
     }
 
 
+class LastDay(forms.DateField):
+    """A day until whose end something works; cleaned to the midnight after it, UTC, or None."""
+
+    def __init__(self, help_text: str):
+        super().__init__(
+            required=False,
+            label="Last day",
+            help_text=help_text,
+            input_formats=["%Y-%m-%d"],
+            widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
+        )
+
+    def prepare_value(self, value: Any) -> Any:
+        return (value - timedelta(microseconds=1)).date() if isinstance(value, datetime) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(self.prepare_value(initial), data)
+
+    def clean(self, value: Any) -> Any:
+        day = super().clean(value)
+        try:
+            return day and datetime.combine(day + timedelta(days=1), time(), UTC)
+        except OverflowError:
+            raise forms.ValidationError("Choose an earlier day.") from None
+
+
 class KeySettings(forms.Form):
     """What a key may do. After `is_valid`, `settings` are in the normal form of restrictions."""
 
@@ -54,12 +79,8 @@ class KeySettings(forms.Form):
         label="Name",
         help_text="Where it is used: “Production”, “Laptop”.",
     )
-    expires_on = forms.DateField(
-        required=False,
-        label="Last day",
-        help_text="The key works until this day is over, in UTC. Empty: it does not end by itself.",
-        input_formats=["%Y-%m-%d"],
-        widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
+    expires_at = LastDay(
+        "The key works until this day is over, in UTC. Empty: it does not end by itself."
     )
     allowed_networks = forms.CharField(
         required=False,
@@ -157,11 +178,8 @@ class KeySettings(forms.Form):
             given["allowed_operations"] = []
         elif not given.get("allowed_operations") and "allowed_operations" not in self.errors:
             self.add_error("allowed_operations", "Tick at least one, or choose all operations.")
-        if "expires_on" in cleaned and (self._held is None or "expires_on" in self.changed_data):
-            try:
-                given["expires_at"] = _end_of(cleaned["expires_on"])
-            except OverflowError:
-                self.add_error("expires_on", "Choose an earlier day.")
+        if "expires_at" in cleaned and "expires_at" in self.changed_data:
+            given["expires_at"] = cleaned["expires_at"]
         try:
             self.settings = restrictions.checked(
                 given,
@@ -172,7 +190,7 @@ class KeySettings(forms.Form):
             )
         except restrictions.Invalid as invalid:
             for name, sentences in invalid.errors.items():
-                self.add_error(FIELD_OF.get(name, name), sentences)
+                self.add_error(name, sentences)
         return cleaned
 
 
@@ -201,15 +219,9 @@ def _initial(key: ApiKey) -> dict[str, Any]:
     held = {name: getattr(key, name) for name in ("name", *restrictions.FIELDS)}
     if key.rate_per_second is not None:
         held["rate_per_second"] = f"{key.rate_per_second.normalize():f}"
-    if key.expires_at is not None:
-        held["expires_on"] = (key.expires_at - timedelta(microseconds=1)).date()
     return held | {
+        "expires_at": key.expires_at,
         "allowed_networks": "\n".join(key.allowed_networks),
         "allowed_referrers": "\n".join(key.allowed_referrers),
         "which_operations": SOME if key.allowed_operations else ALL,
     }
-
-
-def _end_of(day: Any) -> datetime | None:
-    """Midnight UTC after the day. Raises `OverflowError` for the last day that there is."""
-    return None if day is None else datetime.combine(day + timedelta(days=1), time(), UTC)

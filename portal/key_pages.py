@@ -111,7 +111,7 @@ def key_create(request: AccountRequest) -> HttpResponse:
         initial={"mode": request.GET.get("mode", ApiKey.Mode.LIVE)},
     )
     if form.is_valid():
-        if (refusal := _spend(request, "create")) is not None:
+        if (refusal := once.refusal(request, "create")) is not None:
             return refusal
         try:
             key, secret = issuance.create(
@@ -167,7 +167,7 @@ def key_page(request: AccountRequest, key_id: UUID) -> HttpResponse:
         "row": row,
         "key": key,
         "words": restrictions.in_words(key),
-        "events": key.events.select_related("actor")[:TRAIL_LENGTH],
+        "events": key.events.select_related("actor", "service_token")[:TRAIL_LENGTH],
         "recent": usage.recent(request.account.pk, 5, key_id=key.pk),
         "successors": key.successors.all(),
         "form": form,
@@ -235,7 +235,7 @@ def key_rotate(request: AccountRequest, key_id: UUID) -> HttpResponse:
     act = f"rotate {key.pk}"
     form = RotateKey(request.POST if request.method == "POST" else None)
     if form.is_valid():
-        if (refusal := _spend(request, act)) is not None:
+        if (refusal := once.refusal(request, act)) is not None:
             return refusal
         overlap, _ = OVERLAPS[form.cleaned_data["overlap"]]
         try:
@@ -312,14 +312,3 @@ def show_secret(
             "rotated": rotated,
         },
     )
-
-
-def _spend(request: AccountRequest, act: str) -> HttpResponse | None:
-    """Spends the form's token; the page that says why nothing is made, if nothing may be."""
-    context = {"nav": "keys"}
-    try:
-        if once.spend(request.POST.get("once", ""), request.user, act):
-            return None
-    except once.NotChecked:
-        return render(request, "keys/not_checked.html", context, status=503)
-    return render(request, "keys/already_sent.html", context)

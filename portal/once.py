@@ -7,8 +7,11 @@ nothing: CSRF tokens do that.
 
 from django.core import signing
 from django.core.cache import cache
+from django.http import HttpResponse
+from django.shortcuts import render
 
 from keys.identifiers import new_id
+from portal.access import AccountRequest
 from portal.models import User
 
 MAX_AGE_SECONDS = 24 * 3600
@@ -38,3 +41,13 @@ def spend(token: str, user: User, act: str) -> bool:
     if added is None:  # how the cache, whose errors are ignored, says that it has no answer
         raise NotChecked
     return added
+
+
+def refusal(request: AccountRequest, act: str) -> HttpResponse | None:
+    """Spends the form's token; the page that says why nothing is made, if nothing may be."""
+    try:
+        if spend(request.POST.get("once", ""), request.user, act):
+            return None
+    except NotChecked:
+        return render(request, "keys/not_checked.html", {"nav": "keys"}, status=503)
+    return render(request, "keys/already_sent.html", {"nav": "keys"})

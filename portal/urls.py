@@ -16,6 +16,7 @@ from portal import (
     pages,
     purchase,
     signup,
+    token_pages,
     verification,
 )
 from portal.demo import mailbox
@@ -71,6 +72,14 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("dashboard/keys/<uuid:key_id>/claim/", key_pages.key_claim, name="key_claim"),
     path("dashboard/keys/<uuid:key_id>/rotate/", key_pages.key_rotate, name="key_rotate"),
     path("dashboard/keys/<uuid:key_id>/revoke/", key_pages.key_revoke, name="key_revoke"),
+    # service tokens
+    path("dashboard/tokens/", token_pages.token_list, name="tokens"),
+    path("dashboard/tokens/create/", token_pages.token_create, name="token_create"),
+    path(
+        "dashboard/tokens/<uuid:token_id>/revoke/",
+        token_pages.token_revoke,
+        name="token_revoke",
+    ),
     # purchase: checkout, success, claim; the sandbox's own pages; webhooks
     path("buy/<slug:plan>/", purchase.buy, name="buy"),
     path("checkout/<uuid:checkout_id>/", purchase.checkout_page, name="checkout_return"),
@@ -83,6 +92,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^docs/authentication/?$", docs.authentication, name="docs_authentication"),
     re_path(r"^docs/limits/?$", docs.limits, name="docs_limits"),
     re_path(r"^docs/errors/?$", docs.errors, name="docs_errors"),
+    re_path(r"^docs/management/?$", docs.management, name="docs_management"),
     path("docs/api/<slug:slug>/", docs.api, name="docs_api"),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
     re_path(r"^gateway/", GatewayView.as_view(), name="gateway"),

@@ -52,6 +52,7 @@ PAGES = [
             "gateway_quarantinedentry",
             "keys_apikey",
             "keys_keyevent",
+            "keys_servicetoken",
             "auditlog_logentry",
         )
     ),

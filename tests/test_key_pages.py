@@ -346,8 +346,8 @@ def test_operations_are_ticked_from_what_is_on_sale(browser, customer):
         ({"burst": "3"}, "needs a rate"),
         ({"burst": "99999999999999999999", "rate_per_second": "1"}, "allows the account"),
         ({"monthly_quota": "9" * 30}, "The largest is"),
-        ({"expires_on": "2020-01-01"}, "This moment is over"),
-        ({"expires_on": "9999-12-31"}, "earlier day"),
+        ({"expires_at": "2020-01-01"}, "This moment is over"),
+        ({"expires_at": "9999-12-31"}, "earlier day"),
         ({"name": ""}, "This field is required"),
     ],
 )
@@ -367,11 +367,11 @@ def test_an_end_that_was_not_touched_stays_to_the_second(browser, customer):
     ApiKey.objects.filter(pk=customer.key.pk).update(expires_at=end)
     customer.key.refresh_from_db()
 
-    change(browser, customer.key, name="Shop", expires_on=f"{end:%Y-%m-%d}")
+    change(browser, customer.key, name="Shop", expires_at=f"{end:%Y-%m-%d}")
     customer.key.refresh_from_db()
     assert customer.key.expires_at == end
 
-    change(browser, customer.key, name="Shop", expires_on="")
+    change(browser, customer.key, name="Shop", expires_at="")
     customer.key.refresh_from_db()
     assert customer.key.expires_at is None
 

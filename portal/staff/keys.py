@@ -9,6 +9,7 @@ from django.utils.safestring import SafeString
 
 from keys import issuance
 from keys.models import ApiKey, KeyEvent
+from keys.restrictions import in_words
 from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
 
 STATE_TONES = {"active": "ok", "unclaimed": "warn", "revoked": ""}
@@ -30,12 +31,12 @@ def revoke(request: HttpRequest, key: ApiKey, now: datetime) -> Outcome:
 
 class KeyEventInline(FactsInline[KeyEvent, ApiKey]):
     model = KeyEvent
-    fields = ("kind", "actor", "address", "at", "announced_at")
+    fields = ("kind", "actor", "service_token", "address", "details", "at", "announced_at")
     readonly_fields = fields
     verbose_name_plural = "what was done to it"
 
     def get_queryset(self, request: HttpRequest):  # type: ignore[no-untyped-def]
-        return super().get_queryset(request).select_related("actor")
+        return super().get_queryset(request).select_related("actor", "service_token")
 
 
 @admin.register(ApiKey)
@@ -67,7 +68,8 @@ class ApiKeyAdmin(Facts[ApiKey]):
         "claimed_at",
         "expires_at",
         "revoked_at",
-        "last_used_at",
+        ("last_used_at", "last_used_address", "last_used_operation"),
+        "what_it_may_do",
         "of_replaced",
         "publication",
     )
@@ -93,6 +95,10 @@ class ApiKeyAdmin(Facts[ApiKey]):
     def of_replaced(self, key: ApiKey) -> str:
         return link(key.replaces)
 
+    @admin.display(description="what it may do")
+    def what_it_may_do(self, key: ApiKey) -> str:
+        return "\n".join(f"{about}: {words}" for about, words in in_words(key).items())
+
     @admin.display(description="state", ordering="state")
     def state_tag(self, key: ApiKey) -> SafeString:
         return tag(key.get_state_display(), STATE_TONES[key.state])
@@ -106,14 +112,20 @@ class ApiKeyAdmin(Facts[ApiKey]):
 
 @admin.register(KeyEvent)
 class KeyEventAdmin(Facts[KeyEvent]):
-    list_display = ("at", "kind", "of_key", "of_account", "actor", "address")
+    list_display = ("at", "kind", "of_key", "of_account", "actor", "service_token", "address")
     list_display_links = ("at",)
     list_filter = ("kind", "at")
-    list_select_related = ("key__account", "actor")
+    list_select_related = ("key__account", "actor", "service_token")
     search_fields = ("key__name", "=key__last_four", "key__account__name", "actor__email")
     search_help_text = "Name or last four characters of the key, its account, or who did it."
     paginator = CappedPaginator
-    fields = ("at", "kind", "of_key", "of_account", "actor", "address", "announced_at")
+    fields = (
+        ("at", "kind"),
+        ("of_key", "of_account"),
+        ("actor", "service_token", "address"),
+        "details",
+        "announced_at",
+    )
 
     @admin.display(description="key")
     def of_key(self, event: KeyEvent) -> str:

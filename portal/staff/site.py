@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "gateway.RefusalRollup",
         "gateway.QuarantinedEntry",
     ),
-    "Keys": ("keys.ApiKey", "keys.KeyEvent"),
+    "Keys": ("keys.ApiKey", "keys.KeyEvent", "keys.ServiceToken"),
     "Inbox": ("billing.ProviderEvent",),
     "Staff": ("auth.Group", "auditlog.LogEntry"),
 }
