@@ -1,4 +1,4 @@
-"""The public documentation: quickstart, authentication, limits, errors, API reference.
+"""The public documentation: quickstart, authentication, limits, errors, references.
 
 What can drift is generated: the error codes from `gateway.problems`, the reference from the
 imported OpenAPI document, the sample calls from its examples.
@@ -7,13 +7,18 @@ imported OpenAPI document, the sample calls from its examples.
 import json
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
 from gateway import problems
 from gateway.catalogue import on_sale
+from keys import service_tokens
 from portal import reference, samples
+from portal.api import problems as api_problems
+from portal.api import schema
+from portal.api.access import PerToken
 
 
 def _page(request: HttpRequest, page: str, **context: Any) -> HttpResponse:
@@ -55,7 +60,16 @@ def errors(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def management(request: HttpRequest) -> HttpResponse:
-    return _page(request, "management")
+    """The control plane: tokens, operations from its OpenAPI document, error codes."""
+    return _page(
+        request,
+        "management",
+        curl=f'curl {settings.SITE_URL}/api/v1/keys -H "Authorization: Bearer $KEYSTILE_TOKEN"',
+        operations=schema.operations(),
+        scopes=[(scope.value, scope.label) for scope in service_tokens.ACCOUNT_SCOPES],
+        problems=api_problems.PROBLEMS,
+        requests_per_minute=PerToken.rate.partition("/")[0],
+    )
 
 
 @require_safe

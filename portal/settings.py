@@ -65,6 +65,7 @@ INSTALLED_APPS = [
     "auditlog",
     "csp",
     "django_htmx",
+    "drf_spectacular",
     "rest_framework",
 ]
 
@@ -254,6 +255,18 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+}
+SPECTACULAR_SETTINGS = {
+    "OAS_VERSION": "3.1.1",
+    "TITLE": f"{SITE_NAME} management API",
+    "DESCRIPTION": "Manages what an account has here: its keys. For programs that hold a service "
+    "token (`kst_…`). Errors are RFC 9457 problem details with a `code`.",
+    "VERSION": "1",
+    "SERVERS": [{"url": SITE_URL}],
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "COMPONENT_SPLIT_PATCH": True,
 }
 
 # ------------------------------------------------------------------ texts, files, logs

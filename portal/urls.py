@@ -19,6 +19,9 @@ from portal import (
     token_pages,
     verification,
 )
+from portal.api import access as api_access
+from portal.api import keys as api_keys
+from portal.api.schema import Schema
 from portal.demo import mailbox
 from portal.try_it import TryIt
 
@@ -94,6 +97,13 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^docs/errors/?$", docs.errors, name="docs_errors"),
     re_path(r"^docs/management/?$", docs.management, name="docs_management"),
     path("docs/api/<slug:slug>/", docs.api, name="docs_api"),
+    # control plane
+    path("api/schema/", Schema.as_view(), name="api_schema"),
+    path("api/v1/keys", api_keys.Keys.as_view(), name="api_keys"),
+    path("api/v1/keys/<uuid:key_id>", api_keys.OneKey.as_view(), name="api_key"),
+    path("api/v1/keys/<uuid:key_id>/rotate", api_keys.RotateKey.as_view(), name="api_key_rotate"),
+    path("api/v1/keys/<uuid:key_id>/revoke", api_keys.RevokeKey.as_view(), name="api_key_revoke"),
+    re_path(r"^api/", api_access.NothingHere.as_view()),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
     re_path(r"^gateway/", GatewayView.as_view(), name="gateway"),
     path("try/<slug:api>/", TryIt.as_view(), name="try_it"),
