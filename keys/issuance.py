@@ -211,7 +211,7 @@ def change(
     """
     with transaction.atomic():
         key = keys_of(account).select_for_update().get(pk=key_id)
-        if key.state == ApiKey.State.REVOKED or _is_over(key, now):
+        if key.state == ApiKey.State.REVOKED or key.leaked_at or _is_over(key, now):
             raise KeyNotActive
         before = {"Name": key.name, **restrictions.in_words(key)}
         for name, value in settings.items():
@@ -254,7 +254,7 @@ def rotate(
     """
     with transaction.atomic():
         old = keys_of(account).select_for_update().get(pk=key_id)
-        if old.state != ApiKey.State.ACTIVE or _is_over(old, now):
+        if old.state != ApiKey.State.ACTIVE or old.leaked_at or _is_over(old, now):
             raise KeyNotActive
         mode: tokens.Mode = "live" if old.mode == ApiKey.Mode.LIVE else "test"
         inherited = {name: getattr(old, name) for name in ("name", *restrictions.FIELDS)}
@@ -304,7 +304,10 @@ def _is_over(key: ApiKey, now: datetime) -> bool:
 
 
 def _check_key_limit(account: Account, now: datetime) -> None:
-    """Holds the entitlement's row, so that two creations at once can't both be the last."""
+    """Holds the entitlement's row, so that two creations at once can't both be the last.
+
+    A leaked key doesn't count: its successor has its place.
+    """
     entitlement = Entitlement.objects.select_for_update().filter(pk=account.pk).first()
     if (
         entitlement is None
@@ -313,8 +316,8 @@ def _check_key_limit(account: Account, now: datetime) -> None:
         or (entitlement.ends_at is not None and entitlement.ends_at <= now)
     ):
         raise NotEntitled
-    expired = Q(expires_at__lte=now)
-    alive = keys_of(account).exclude(state=ApiKey.State.REVOKED).exclude(expired)
+    gone = Q(state=ApiKey.State.REVOKED) | Q(expires_at__lte=now) | Q(leaked_at__isnull=False)
+    alive = keys_of(account).exclude(gone)
     if alive.count() >= entitlement.terms["key_limit"]:
         raise KeyLimitReached
 

@@ -157,6 +157,9 @@ class ApiKey(models.Model):
     monthly_quota = models.PositiveBigIntegerField(
         null=True, blank=True, help_text="Calls in the account's billing period at most."
     )
+    leaked_at = models.DateTimeField(null=True, blank=True)
+    leak_source = models.CharField(max_length=40, blank=True, default="", db_default="")
+    leak_url = models.CharField(max_length=500, blank=True, default="", db_default="")
     revision = models.BigIntegerField(default=1)
     published_revision = models.BigIntegerField(default=0)
 
@@ -209,6 +212,22 @@ class ApiKey(models.Model):
     def is_published(self) -> bool:
         """Whether the data plane has confirmed the row as it is, a revocation for example."""
         return self.published_revision >= self.revision
+
+
+class LeakPolicy(models.Model):
+    """What an account wants done with a key that was found in public; no row: revoke."""
+
+    class Act(models.TextChoices):
+        REVOKE = "revoke", "Revoke it at once"
+        THROTTLE = "throttle", "Slow it down to 1 call in 10 seconds, and prepare a successor"
+
+    account = models.OneToOneField(
+        "portal.Account", models.CASCADE, primary_key=True, related_name="leak_policy"
+    )
+    on_leak = models.CharField(max_length=8, choices=Act, default=Act.REVOKE)
+
+    def __str__(self) -> str:
+        return self.get_on_leak_display()
 
 
 class ClaimLink(models.Model):

@@ -21,7 +21,7 @@ from django.db.models import Model
 from django.urls import reverse
 
 from billing.models import BillingEvent, EnterpriseRequest
-from keys import issuance
+from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent
 from portal import mails, verification
 from portal.models import Account, AddressCode
@@ -113,10 +113,18 @@ def _key_event(event: KeyEvent, now: datetime) -> mails.Mail | None:
     if event.kind == KeyEvent.Kind.ISSUED:
         if event.key.state != ApiKey.State.UNCLAIMED:
             return None
-        token = issuance.claim_link(event.key, now)
-        context["claim_url"] = settings.SITE_URL + reverse("claim_link", args=[token])
+        context["claim_url"] = _claim_url(event.key, now)
         return mails.compose("key/issued", [event.key.account.billing_email], context)
+    if event.kind == KeyEvent.Kind.LEAKED:
+        successor = leaks.successor_of(event.key)
+        if successor is not None and successor.state == ApiKey.State.UNCLAIMED:
+            context["claim_url"] = _claim_url(successor, now)
     return mails.compose(f"key/{event.kind}", _key_holders(event.key.account), context)
+
+
+def _claim_url(key: ApiKey, now: datetime) -> str:
+    token = issuance.claim_link(key, now)
+    return str(settings.SITE_URL) + reverse("claim_link", args=[token])
 
 
 def _billing_event(event: BillingEvent) -> mails.Mail:

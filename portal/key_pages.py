@@ -22,8 +22,8 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from gateway import usage
 from gateway.catalogue import on_sale
-from keys import issuance, restrictions
-from keys.models import ApiKey, Entitlement
+from keys import issuance, leaks, restrictions
+from keys.models import ApiKey, Entitlement, LeakPolicy
 from portal import live, once, samples
 from portal.access import AccountRequest, entitlement_of, member
 from portal.key_forms import OVERLAPS, CreateKey, KeySettings, RotateKey
@@ -31,6 +31,7 @@ from portal.ratelimits import by_user, limited
 from portal.roles import REFUSAL, Capability, may
 
 TRAIL_LENGTH = 50
+LEAK_IS_NEWS = timedelta(days=14)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class KeyRow:
     """A key as its row shows it. `ends_in` is empty for one that doesn't end by itself."""
 
     key: ApiKey
-    condition: str  # unclaimed, active, retiring (replaced), expired, revoking or revoked
+    condition: str  # unclaimed, active, retiring (replaced), leaked, expired, revoking or revoked
     ends_in: str
     is_restricted: bool
 
@@ -59,6 +60,8 @@ def rows_of(keys: list[ApiKey], now: datetime) -> list[KeyRow]:
                 condition = "expired"
             elif key.pk in replaced:
                 condition = "retiring"
+        if condition in ("active", "retiring") and key.leaked_at is not None:
+            condition = "leaked"
         rows.append(KeyRow(key, condition, ends_in, restrictions.is_restricted(key)))
     return rows
 
@@ -82,8 +85,11 @@ def key_list(request: AccountRequest) -> HttpResponse:
     context = {
         "nav": "keys",
         "unclaimed": [row.key for row in rows if row.condition == "unclaimed"],
-        "current": [row for row in rows if row.condition in ("active", "retiring")],
+        "current": [row for row in rows if row.condition in ("active", "retiring", "leaked")],
         "former": [row for row in rows if row.condition in ("expired", "revoking", "revoked")],
+        "leaked": [
+            row.key for row in rows if row.key.leaked_at and row.key.leaked_at > now - LEAK_IS_NEWS
+        ],
         "has_plan": entitlement is not None and entitlement.state == Entitlement.State.ACTIVE,
         "may_manage": may(request.membership.role, Capability.KEYS),
     }
@@ -94,6 +100,8 @@ def key_list(request: AccountRequest) -> HttpResponse:
     poll_url = f"{reverse('keys')}?"
     if request.htmx:
         return live.answer(request, parts, poll_url)
+    context["leak_policies"] = LeakPolicy.Act.choices
+    context["leak_policy"] = leaks.policy_of(request.account.pk)
     context["apis"] = apis = list(on_sale())
     if apis and (sample := samples.first_call(apis[0])):
         context |= {"sample": sample, "try_url": reverse("try_it", args=[apis[0].slug])}
@@ -171,7 +179,8 @@ def key_page(request: AccountRequest, key_id: UUID) -> HttpResponse:
         "recent": usage.recent(request.account.pk, 5, key_id=key.pk),
         "successors": key.successors.all(),
         "form": form,
-        "is_alive": row.condition in ("unclaimed", "active", "retiring"),
+        "is_alive": row.condition in ("unclaimed", "active", "retiring", "leaked"),
+        "may_be_changed": row.condition in ("unclaimed", "active", "retiring"),
         "may_manage": may_manage,
     }
     return render(request, "keys/page.html", context, status=422 if form.errors else 200)

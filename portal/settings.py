@@ -201,6 +201,13 @@ if PAYMENT_PROVIDER == "sandbox":
 RENEWAL_GRACE_HOURS = 72  # traffic goes on while a renewal is unconfirmed
 PAST_DUE_GRACE_DAYS = 7  # after a failed payment, until `payment_required`
 
+# ------------------------------------------------------------------ leaked keys
+GITHUB_META_URL = env.str(
+    "GITHUB_META_URL", default="https://api.github.com/meta/public_keys/secret_scanning"
+)
+if not GITHUB_META_URL.startswith(("http://", "https://")):
+    raise ImproperlyConfigured("GITHUB_META_URL must start with https://.")
+
 # ------------------------------------------------------------------ gateway
 # How many proxies in front of it may say who the client is (X-Forwarded-For, from the right).
 TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)

@@ -13,6 +13,7 @@ from portal import (
     dashboard,
     docs,
     key_pages,
+    leak_pages,
     pages,
     purchase,
     signup,
@@ -75,6 +76,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("dashboard/keys/<uuid:key_id>/claim/", key_pages.key_claim, name="key_claim"),
     path("dashboard/keys/<uuid:key_id>/rotate/", key_pages.key_rotate, name="key_rotate"),
     path("dashboard/keys/<uuid:key_id>/revoke/", key_pages.key_revoke, name="key_revoke"),
+    # leaked keys
+    path("leaks/github", leak_pages.github_report, name="leak_github"),
+    path("leaks/report/", leak_pages.report, name="leak_report"),
+    path("leaks/report/thanks/", leak_pages.reported, name="leak_reported"),
+    path("dashboard/keys/on-leak/", leak_pages.choose_policy, name="leak_policy"),
     # service tokens
     path("dashboard/tokens/", token_pages.token_list, name="tokens"),
     path("dashboard/tokens/create/", token_pages.token_create, name="token_create"),

@@ -129,6 +129,7 @@ class Key(serializers.ModelSerializer[ApiKey]):
             "last_used_at",
             "last_used_address",
             "last_used_operation",
+            "leaked_at",
             "replaces",
             "confirmed",
         )

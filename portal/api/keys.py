@@ -52,6 +52,7 @@ KEY: dict[str, Any] = {
     "last_used_at": "2026-11-24T19:31:07Z",
     "last_used_address": "203.0.113.7",
     "last_used_operation": "holidays GET /v1/countries",
+    "leaked_at": None,
     "replaces": None,
     "confirmed": True,
 }

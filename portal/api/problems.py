@@ -27,7 +27,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "not_acceptable": (406, "Answers are application/json."),
     "already_made": (409, "This Idempotency-Key has made its key; a secret is shown once."),
     "key_limit_reached": (409, "The plan allows no more keys. Revoke one that is not used."),
-    "key_not_active": (409, "The key has expired or was revoked, or was never claimed."),
+    "key_not_active": (409, "The key has expired, leaked or was revoked, or was never claimed."),
     "no_plan": (409, "The account has no active plan under which keys could be made."),
     "unsupported_media_type": (415, "Send application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used for another request."),

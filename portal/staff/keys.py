@@ -51,7 +51,7 @@ class ApiKeyAdmin(Facts[ApiKey]):
         "last_used_at",
         "expires_at",
     )
-    list_filter = ("mode", "state", "origin", "created_at")
+    list_filter = ("mode", "state", "origin", "created_at", "leaked_at")
     list_select_related = ("account",)
     search_fields = ("id__exact", "=last_four", "name", "account__name", "account__billing_email")
     search_help_text = "Last four characters, name of the key, or its account."
@@ -70,6 +70,7 @@ class ApiKeyAdmin(Facts[ApiKey]):
         "revoked_at",
         ("last_used_at", "last_used_address", "last_used_operation"),
         "what_it_may_do",
+        ("leaked_at", "leak_source", "leak_url"),
         "of_replaced",
         "publication",
     )
