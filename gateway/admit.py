@@ -39,8 +39,8 @@ MAX_STREAM_ENTRIES = 1_000_000
 """Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted."""
 DEADLINE_SLACK_MS = 60_000
 """How long after all timeouts of its API a call is taken for abandoned."""
-ATTEMPTS = 5
-"""An admission may find a new script, newer routes, newer restrictions, and some once more."""
+ATTEMPTS = 6
+"""An admission may find newer routes, newer restrictions, an older pepper, and some once more."""
 
 DIGEST_CHARACTERS = 64
 
@@ -100,7 +100,8 @@ class Gate:
 
         choose: says which operation the call is of, by the routes that hold
         """
-        partition, digest = call.said.partition, call.said.digest
+        said = call.said
+        partition, digest = said.partition, said.digest
         if partition not in records.PARTITIONS:
             return UNKNOWN_KEY
         restrictions = self._restrictions.get(digest)
@@ -131,6 +132,10 @@ class Gate:
                 reply = await self._link.ask(packed)
                 if reply[0] == b"routes":
                     await self._reload(partition)
+                    continue
+                if reply[0] == b"unknown_key" and said.try_older():
+                    digest = said.digest
+                    restrictions = self._restrictions.get(digest)
                     continue
                 if reply[0] == b"judge":
                     restrictions = Restrictions(*reply[1:])

@@ -58,6 +58,7 @@ class Fields:
     passed:         the fields for the upstream, without key, identity and framing
     host:           as it was asked for
     digest:         what stands for the key (keys.tokens); empty if there was none
+    older_digest:   the same under the pepper before; empty unless that is still accepted
     partition:      where the key's record is
     forwarded_for:  what proxies say of the client; believed of trusted ones only
     """
@@ -70,6 +71,7 @@ class Fields:
         "digest",
         "forwarded_for",
         "host",
+        "older_digest",
         "partition",
         "passed",
     )
@@ -80,10 +82,23 @@ class Fields:
         self.passed: list[tuple[bytes, bytes]] = []
         self.host = b""
         self.digest = ""
+        self.older_digest = ""
         self.partition = 0
         self.forwarded_for = b""
         self._without: frozenset[bytes] | None = None
         self._lines = b""
+
+    def read_key(self, token: tokens.Token) -> None:
+        self.partition = token.partition
+        self.digest, *older = tokens.digests(token.text)
+        self.older_digest = older[0] if older else ""
+
+    def try_older(self) -> bool:
+        """Takes the digest under the pepper before for the key's, if there is one to try."""
+        if not self.older_digest:
+            return False
+        self.digest, self.older_digest = self.older_digest, ""
+        return True
 
     def lines(self, without: frozenset[bytes]) -> bytes:
         """The passed fields as they are written upstream, less those that the API sets itself."""
@@ -245,7 +260,7 @@ def _read_key(said: Fields, own: bytes | None, authorization: bytes | None) -> R
         token = tokens.parse(text.decode("latin-1"))
         if token is None:
             return MALFORMED_KEY
-        said.partition, said.digest = token.partition, tokens.digest(token.text)
+        said.read_key(token)
     return None
 
 

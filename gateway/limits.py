@@ -61,6 +61,8 @@ async def of_key(link: Link, gate: Gate, call: Call) -> dict[str, Any] | Refusal
         log.error("limits.failed", reason=str(error))
         return UNAVAILABLE
     code = reply[0].decode()
+    if code == "unknown_key" and call.said.try_older():
+        return await of_key(link, gate, call)
     if code == "unavailable":
         return UNAVAILABLE
     if code:

@@ -97,10 +97,12 @@ async def _is_allowed(link: Link, headers: Headers) -> bool:
     scheme, _, text = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer" or not _TOKEN.fullmatch(text.strip()):
         return False
-    name = records.token_name(tokens.digest(text.strip().decode()))
-    state, account, scopes, expires_ms = await link.send(
-        b"HMGET", name, b"state", b"account", b"scopes", b"expires_ms"
-    )
+    for digest in tokens.digests(text.strip().decode()):
+        state, account, scopes, expires_ms = await link.send(
+            b"HMGET", records.token_name(digest), b"state", b"account", b"scopes", b"expires_ms"
+        )
+        if state is not None:
+            break
     return (
         state == b"active"
         and account == b""
@@ -217,7 +219,7 @@ def _call(question: Question) -> Call | Refusal:
     call.said = said = Fields()
     if question.referrer:
         said.passed.append((b"referer", question.referrer.encode()))
-    said.partition, said.digest = token.partition, tokens.digest(token.text)
+    said.read_key(token)
     return call
 
 
