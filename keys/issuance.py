@@ -17,7 +17,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from keys import publish, restrictions, tokens, trail
+from keys import peppers, publish, restrictions, tokens, trail
 from keys.models import ApiKey, ClaimLink, Entitlement, KeyEvent, ServiceToken
 
 CLAIM_LINK_LIFETIME = timedelta(hours=24)
@@ -73,6 +73,15 @@ def keys_of(account: Account) -> QuerySet[ApiKey]:
     return ApiKey.objects.filter(account_id=account.pk).exclude(origin=ApiKey.Origin.CONSOLE)
 
 
+def to_be_rotated(keys: QuerySet[ApiKey]) -> QuerySet[ApiKey]:
+    """Those of the customers' keys that stop when the older pepper is accepted no more.
+
+    The portal's own keys don't: their records are found by the digest that the row has.
+    """
+    found = keys.filter(peppers.older(), state=ApiKey.State.ACTIVE)
+    return found.exclude(origin=ApiKey.Origin.CONSOLE)
+
+
 def issue_first(account: Account, now: datetime) -> ApiKey:
     """The account's first live key, unclaimed; the same one however often it is asked for."""
     with transaction.atomic():
@@ -108,6 +117,7 @@ def console_key(account: Account, now: datetime) -> ApiKey:
                 "state": ApiKey.State.ACTIVE,
                 "partition": account.partition,
                 "digest": tokens.digest(token.text),
+                "pepper_id": peppers.current_id(),
                 "created_at": now,
             },
         )
@@ -171,7 +181,7 @@ def claim_link(key: ApiKey, now: datetime) -> str:
 def key_of_link(token: str, now: datetime) -> ApiKey | None:
     """The key that the link would claim now, if it still would. Changes nothing."""
     return ApiKey.objects.filter(
-        claim_links__digest=tokens.digest(token),
+        claim_links__digest__in=tokens.digests(token),
         claim_links__used_at=None,
         claim_links__expires_at__gt=now,
         state=ApiKey.State.UNCLAIMED,
@@ -184,7 +194,7 @@ def claim_by_link(token: str, *, address: str | None, now: datetime) -> tuple[Ap
     Raises `ClaimLink.DoesNotExist` for a token never mailed, `ClaimExpired`, `AlreadyClaimed`.
     """
     with transaction.atomic():
-        link = ClaimLink.objects.select_for_update().get(digest=tokens.digest(token))
+        link = ClaimLink.objects.select_for_update().get(digest__in=tokens.digests(token))
         if link.used_at is not None or link.expires_at <= now:
             raise ClaimExpired
         key = ApiKey.objects.select_for_update().get(pk=link.key_id)
@@ -338,6 +348,7 @@ def _new_active(
         origin=origin,
         partition=token.partition,
         digest=tokens.digest(token.text),
+        pepper_id=peppers.current_id(),
         last_four=token.last_four,
         created_by_id=None if actor is None else actor.pk,
         created_at=now,
@@ -355,6 +366,7 @@ def _claim(key: ApiKey, actor: AbstractBaseUser | None, address: str | None, now
     token = tokens.draw(mode, key.partition)
     key.state, key.claimed_at = ApiKey.State.ACTIVE, now
     key.digest, key.last_four = tokens.digest(token.text), token.last_four
-    trail.store(key, now, "state", "claimed_at", "digest", "last_four")
+    key.pepper_id = peppers.current_id()
+    trail.store(key, now, "state", "claimed_at", "digest", "pepper_id", "last_four")
     trail.record(key, KeyEvent.Kind.CLAIMED, at=now, actor=actor, address=address)
     return token.text

@@ -62,7 +62,7 @@ def treat(text: str, find: Find, now: datetime) -> bool:
         key = (
             ApiKey.objects.select_for_update(of=("self",))
             .exclude(origin=ApiKey.Origin.CONSOLE)
-            .filter(digest=tokens.digest(text))
+            .filter(digest__in=tokens.digests(text))
             .first()
         )
         if key is None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from django.conf import settings
 from django.db import models
 
+from keys import peppers
 from keys.identifiers import new_id
 
 EMPTY = models.Value([], models.JSONField())
@@ -100,6 +101,14 @@ class ApiKey(models.Model):
         blank=True,
         editable=False,
         help_text="HMAC-SHA256 of the secret under the pepper, hex; empty until claimed.",
+    )
+    pepper_id = models.CharField(
+        max_length=8,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="Which pepper the digest was made under (keys.peppers).",
     )
     last_four = models.CharField(max_length=4, blank=True)
     replaces = models.ForeignKey(
@@ -213,6 +222,11 @@ class ApiKey(models.Model):
         """Whether the data plane has confirmed the row as it is, a revocation for example."""
         return self.published_revision >= self.revision
 
+    @property
+    def has_older_pepper(self) -> bool:
+        """Whether the key stops when the pepper before the current one is accepted no more."""
+        return self.digest is not None and peppers.is_older(self.pepper_id)
+
 
 class LeakPolicy(models.Model):
     """What an account wants done with a key that was found in public; no row: revoke."""
@@ -310,6 +324,9 @@ class ServiceToken(models.Model):
     name = models.CharField(max_length=80)
     scopes = models.JSONField(default=list)
     digest = models.CharField(max_length=64, unique=True, editable=False)
+    pepper_id = models.CharField(
+        max_length=8, blank=True, default="", db_default="", editable=False
+    )
     last_four = models.CharField(max_length=4)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
@@ -343,6 +360,11 @@ class ServiceToken(models.Model):
     def is_published(self) -> bool:
         """Whether the data plane has confirmed the row as it is, a revocation for example."""
         return self.published_revision >= self.revision
+
+    @property
+    def has_older_pepper(self) -> bool:
+        """Whether the token stops when the pepper before the current one is accepted no more."""
+        return peppers.is_older(self.pepper_id)
 
     def is_alive(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)

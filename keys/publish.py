@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 # How long a dead key is answered with `revoked_key` or `expired_key`; then it is unknown.
 REMEMBERED = timedelta(days=395)
 CHUNK = 1000
+# Service tokens have no partition in their text: all of them are in the first.
+TOKENS_PARTITION = records.PARTITIONS[0]
 
 
 class Publication:
@@ -113,7 +115,7 @@ def everything(partition: int, now: datetime) -> int:
     accounts = Entitlement.objects.filter(account__partition=partition).select_related("account")
     keys = ApiKey.objects.filter(partition=partition).exclude(forgotten)
     tokens = ServiceToken.objects.exclude(forgotten)
-    if partition != records.TOKENS_PARTITION:
+    if partition != TOKENS_PARTITION:
         tokens = tokens.none()
     every_record = chain(
         (_account_record(row, now) for row in accounts.iterator(CHUNK)),
@@ -176,7 +178,8 @@ def _token_record(row: ServiceToken, now: datetime) -> records.Record:
         "expires_ms": _epoch_ms(row.expires_at),
     }
     lifetime = _lifetime(revoked, row.expires_at, now)
-    return records.Record(records.token_name(row.digest), row.revision, fields, lifetime)
+    name = records.token_name(TOKENS_PARTITION, row.digest)
+    return records.Record(name, row.revision, fields, lifetime)
 
 
 def _lifetime(revoked: bool, expires_at: datetime | None, now: datetime) -> timedelta | None:

@@ -46,8 +46,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 PARTITIONS = (0,)
-TOKENS_PARTITION = 0
-"""Service tokens carry no partition in their text; all of them are in this one."""
 
 # Keeps a newer revision; else replaces the record as a whole, so that no field outlives its
 # meter. ARGV: revision, lifetime in ms or "" (for good), then field, value, …
@@ -113,8 +111,8 @@ def key_name(partition: int, digest: str) -> str:
     return f"key:{tag(partition)}:{digest}"
 
 
-def token_name(digest: str) -> str:
-    return f"token:{tag(TOKENS_PARTITION)}:{digest}"
+def token_name(partition: int, digest: str) -> str:
+    return f"token:{tag(partition)}:{digest}"
 
 
 def account_name(partition: int, account_id: UUID) -> str:

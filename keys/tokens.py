@@ -5,7 +5,6 @@ CRC-32 over everything before them. The checksum refuses typing errors before an
 proves nothing. Touches no database and keeps no text.
 """
 
-import hmac
 import re
 import secrets
 import string
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from django.conf import settings
+
+from keys import peppers
 
 Mode = Literal["live", "test"]
 
@@ -55,7 +56,12 @@ def parse(text: str) -> Token | None:
 
 def digest(text: str) -> str:
     """HMAC-SHA256 of a secret under the pepper, 64 hex digits: all that is ever stored of it."""
-    return hmac.digest(settings.KEY_PEPPER.encode(), text.encode(), "sha256").hex()
+    return peppers.digest(settings.KEY_PEPPER, text)
+
+
+def digests(text: str) -> tuple[str, ...]:
+    """What may stand for the text: its digest under the current pepper, then the one before."""
+    return tuple(peppers.digest(pepper, text) for pepper in peppers.accepted())
 
 
 def random_characters() -> str:

@@ -9,8 +9,10 @@ that POST can't be repeated: creating and rotating carry a token that is spent o
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
@@ -42,6 +44,11 @@ class KeyRow:
     condition: str  # unclaimed, active, retiring (replaced), leaked, expired, revoking or revoked
     ends_in: str
     is_restricted: bool
+
+    @property
+    def needs_rotation(self) -> bool:
+        """Whether the key is in use and still under the pepper before the current one."""
+        return self.condition in ("active", "leaked") and self.key.has_older_pepper
 
 
 def rows_of(keys: list[ApiKey], now: datetime) -> list[KeyRow]:
@@ -82,7 +89,7 @@ def key_list(request: AccountRequest) -> HttpResponse:
     now = timezone.now()
     rows = rows_of(list(issuance.keys_of(request.account)), now)
     entitlement = entitlement_of(request.account)
-    context = {
+    context: dict[str, Any] = {
         "nav": "keys",
         "unclaimed": [row.key for row in rows if row.condition == "unclaimed"],
         "current": [row for row in rows if row.condition in ("active", "retiring", "leaked")],
@@ -90,6 +97,7 @@ def key_list(request: AccountRequest) -> HttpResponse:
         "leaked": [
             row.key for row in rows if row.key.leaked_at and row.key.leaked_at > now - LEAK_IS_NEWS
         ],
+        "pepper_ends": settings.KEY_PEPPER_PREVIOUS_ENDS,
         "has_plan": entitlement is not None and entitlement.state == Entitlement.State.ACTIVE,
         "may_manage": may(request.membership.role, Capability.KEYS),
     }
@@ -173,6 +181,7 @@ def key_page(request: AccountRequest, key_id: UUID) -> HttpResponse:
     context = {
         "nav": "keys",
         "row": row,
+        "pepper_ends": settings.KEY_PEPPER_PREVIOUS_ENDS,
         "key": key,
         "words": restrictions.in_words(key),
         "events": key.events.select_related("actor", "service_token")[:TRAIL_LENGTH],

@@ -1,6 +1,7 @@
 """The one settings file. Every value that differs between places comes from the environment."""
 
 import logging
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,12 @@ DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
 
 SECRET_KEY = required("SECRET_KEY")
 KEY_PEPPER = required("KEY_PEPPER")
+KEY_PEPPER_PREVIOUS = env.str("KEY_PEPPER_PREVIOUS", default="")
+_ends = env.str("KEY_PEPPER_PREVIOUS_ENDS", default="")
+try:
+    KEY_PEPPER_PREVIOUS_ENDS = date.fromisoformat(_ends) if _ends else None
+except ValueError:
+    raise ImproperlyConfigured("KEY_PEPPER_PREVIOUS_ENDS must be a day: 2027-01-31.") from None
 FIELD_KEY = required("FIELD_KEY")
 
 SITE_URL = required("SITE_URL").rstrip("/")

@@ -40,7 +40,7 @@ def create(account, scopes=("keys:read",), expires_at=None, **by):
 
 
 def record(token):
-    held = records.connection().hgetall(records.token_name(token.digest))
+    held = records.connection().hgetall(records.token_name(0, token.digest))
     return {name.decode(): value.decode() for name, value in held.items()}
 
 

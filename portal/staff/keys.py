@@ -1,9 +1,11 @@
 """The staff's view of keys: what exists, who did what to it. A key can be revoked, never read."""
 
 from datetime import datetime
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.models import AbstractBaseUser
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
@@ -39,6 +41,19 @@ class KeyEventInline(FactsInline[KeyEvent, ApiKey]):
         return super().get_queryset(request).select_related("actor", "service_token")
 
 
+class PepperFilter(admin.SimpleListFilter):
+    """Keys in use that stop when the pepper before the current one is accepted no more."""
+
+    title = "pepper"
+    parameter_name = "pepper"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("older", "older: to be rotated")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> QuerySet[ApiKey]:
+        return issuance.to_be_rotated(queryset) if self.value() == "older" else queryset
+
+
 @admin.register(ApiKey)
 class ApiKeyAdmin(Facts[ApiKey]):
     list_display = (
@@ -51,7 +66,7 @@ class ApiKeyAdmin(Facts[ApiKey]):
         "last_used_at",
         "expires_at",
     )
-    list_filter = ("mode", "state", "origin", "created_at", "leaked_at")
+    list_filter = ("mode", "state", "origin", "created_at", "leaked_at", PepperFilter)
     list_select_related = ("account",)
     search_fields = ("id__exact", "=last_four", "name", "account__name", "account__billing_email")
     search_help_text = "Last four characters, name of the key, or its account."

@@ -15,6 +15,8 @@ from django.urls import URLPattern, URLResolver, path, reverse
 
 from billing.models import EnterpriseRequest, ProviderEvent
 from gateway.models import QuarantinedEntry
+from keys import issuance
+from keys.models import ApiKey
 from portal.ratelimits import by_address, by_field, limited
 from portal.staff import analytics, imports, ledger
 
@@ -156,6 +158,13 @@ def waiting(request: HttpRequest) -> list[dict[str, Any]]:
             "usage entry in quarantine",
             "usage entries in quarantine",
             reverse("admin:gateway_quarantinedentry_changelist"),
+        ),
+        (
+            "keys.view_apikey",
+            issuance.to_be_rotated(ApiKey.objects.all()).count(),
+            "key under the older pepper",
+            "keys under the older pepper",
+            reverse("admin:keys_apikey_changelist") + "?pepper=older",
         ),
     )
     return [
