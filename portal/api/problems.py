@@ -18,7 +18,7 @@ CONTENT_TYPE = "application/problem+json"
 
 PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_json": (400, "The body is not one JSON object in UTF-8, or is larger than 64 KB."),
-    "invalid_request": (400, "Some fields can't be taken; `errors` names each and says why."),
+    "invalid_request": (400, "Some fields can't be taken; the errors name each and say why."),
     "missing_token": (401, "Send a service token as “Authorization: Bearer kst_…”."),
     "bad_token": (401, "No living service token is spelled like this."),
     "scope_missing": (403, "The token may not do this. Make one with the scope that is named."),
