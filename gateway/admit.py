@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import hiredis
@@ -127,7 +128,7 @@ class Gate:
                     template = operation.admits[partition] = _template(
                         partition, table.version, api, operation
                     )
-                packed = template.filled(digest, event_id)
+                packed = template.filled(digest.encode(), event_id.encode())
             try:
                 reply = await self._link.ask(packed)
                 if reply[0] == b"routes":
@@ -268,22 +269,35 @@ def _limit_lines(
 
     `X-RateLimit-*` speak of the limit that the client meets first. Resets are in seconds.
     """
+    calls, call_reset = b"%d" % left, b"%d" % reset_s
+    policy, limit, quota_limit = _policy(burst, window_s, quota, quota_window_s)
     if quota is None or quota_left is None:
-        lines = (
-            b'ratelimit-policy: "burst";q=%d;w=%d\r\nratelimit: "burst";r=%d;t=%d\r\n'
-            b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
-            % (burst, window_s, left, reset_s, burst, left, reset_s)
-        )
-        if quota_left is not None:
-            lines += b"keystile-quota-remaining: %d\r\n" % quota_left
-        return lines
-    first = (quota, quota_left, quota_reset_s) if quota_is_first else (burst, left, reset_s)
-    return (
-        b'ratelimit-policy: "burst";q=%d;w=%d, "quota";q=%d;w=%d\r\n'
-        b'ratelimit: "burst";r=%d;t=%d, "quota";r=%d;t=%d\r\n'
-        b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
-        b"keystile-quota-remaining: %d\r\n"
-    ) % (
-        burst, window_s, quota, quota_window_s, left, reset_s, quota_left, quota_reset_s,
-        *first, quota_left,
-    )  # fmt: skip
+        parts = [
+            policy, b'\r\nratelimit: "burst";r=', calls, b";t=", call_reset,
+            b"\r\nx-ratelimit-limit: ", limit, b"\r\nx-ratelimit-remaining: ", calls,
+            b"\r\nx-ratelimit-reset: ", call_reset,
+        ]  # fmt: skip
+    else:
+        units, quota_reset = b"%d" % quota_left, b"%d" % quota_reset_s
+        parts = [
+            policy, b'\r\nratelimit: "burst";r=', calls, b";t=", call_reset,
+            b', "quota";r=', units, b";t=", quota_reset,
+            b"\r\nx-ratelimit-limit: ", quota_limit if quota_is_first else limit,
+            b"\r\nx-ratelimit-remaining: ", units if quota_is_first else calls,
+            b"\r\nx-ratelimit-reset: ", quota_reset if quota_is_first else call_reset,
+        ]  # fmt: skip
+    if quota_left is not None:
+        parts += (b"\r\nkeystile-quota-remaining: ", b"%d" % quota_left)
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _policy(
+    burst: int, window_s: int, quota: int | None, quota_window_s: int
+) -> tuple[bytes, bytes, bytes]:
+    """The policy's line, the burst and the quota: what is the same from call to call."""
+    policy = f'ratelimit-policy: "burst";q={burst};w={window_s}'
+    if quota is not None:
+        policy += f', "quota";q={quota};w={quota_window_s}'
+    return policy.encode(), str(burst).encode(), str(quota).encode()

@@ -46,6 +46,8 @@ DROPPED_PREFIXES = (b"x-forwarded-", b"keystile-", b"x-original-")
 OUR_COOKIES = frozenset((settings.SESSION_COOKIE_NAME.encode(), settings.CSRF_COOKIE_NAME.encode()))
 """A browser that is signed in at the site sends these to a gateway on the same host."""
 
+TRUSTED_PROXIES: int = settings.TRUSTED_PROXIES
+
 MISSING_KEY = Refusal("missing_key")
 MALFORMED_KEY = Refusal("malformed_key")
 
@@ -179,8 +181,8 @@ def read(
     call.said = said
     call.scheme = scheme
     call.client = peer
-    if settings.TRUSTED_PROXIES:
-        call.client = client_behind(settings.TRUSTED_PROXIES, peer, said.forwarded_for)
+    if TRUSTED_PROXIES:
+        call.client = client_behind(TRUSTED_PROXIES, peer, said.forwarded_for)
     return call
 
 

@@ -68,15 +68,14 @@ class Template:
     """
 
     def __init__(self, packed: bytes):
-        self._parts = _HOLES.split(packed)
+        parts = _HOLES.split(packed)
+        self._parts = [part for fixed in parts for part in (fixed, b"")][:-1]
 
-    def filled(self, *texts: str) -> bytes:
+    def filled(self, *texts: bytes) -> bytes:
         """The command with these texts in its holes."""
-        parts = self._parts
-        filled = [parts[0]]
-        for text, part in zip(texts, parts[1:], strict=True):
-            filled += (text.encode(), part)
-        return b"".join(filled)
+        parts = self._parts.copy()
+        parts[1::2] = texts
+        return b"".join(parts)
 
 
 def hole(length: int) -> str:

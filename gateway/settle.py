@@ -112,7 +112,7 @@ class Settler:
             f'"in":{outcome.request_bytes},"out":{outcome.response_bytes}}}'
         )
         if is_charged and kept is operation.units:
-            packed = _as_charged(partition).filled(event_id) + packed_text(end)
+            packed = _as_charged(partition).filled(event_id.encode()) + packed_text(end)
         else:
             corrected = corrections(operation.units, kept if is_charged else {})
             packed = SCRIPT.by_sha(*arguments(event_id, partition, end, corrected))

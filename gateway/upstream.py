@@ -14,9 +14,11 @@ decompresses nothing, keeps no cookie. Knows neither keys nor limits.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections import defaultdict, deque
+from functools import lru_cache
 from typing import cast
 
 import httptools
@@ -33,6 +35,11 @@ MAX_IDLE = 256
 BUFFER_BYTES = 64 * 1024
 TICK_SECONDS = 0.1
 MAX_HEAD_BYTES = 256 * 1024
+PRINTABLE = bytes(range(0x20, 0x7F))
+PLAIN_STATUSES = frozenset(b"%d" % code for code in range(200, 600) if code not in (204, 304))
+OTHER, LENGTH, CONNECTION, CODING, NO_NAME = range(5)
+KINDS = {b"content-length": LENGTH, b"connection": CONNECTION, b"transfer-encoding": CODING}
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -182,7 +189,8 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._head_bytes = 0
         self._idle_s = api.idle_s
-        self._deadline = self._total_deadline = self._loop.time() + api.total_s
+        self._began = self._loop.time()
+        self._deadline = self._total_deadline = self._began + api.total_s
         self.answered_ns = 0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -193,10 +201,12 @@ class Connection(asyncio.Protocol):
     # ---- the request
 
     def send(self, request: bytes, first_byte_s: float) -> None:
-        """Writes a whole request."""
+        """Writes a whole request, right after `begin`."""
         if not self.closed:
             self.transport.write(request)
-        self.end_request(first_byte_s)
+        self._request_ended = True
+        if self._began + first_byte_s < self._deadline:
+            self._deadline = self._began + first_byte_s
 
     def write(self, data: bytes) -> None:
         if not self.closed:
@@ -301,6 +311,8 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             self.close()  # nobody asked
             return
+        if not self._head_bytes and self._take_whole(data):
+            return
         if self.status:
             self._deadline = min(self._total_deadline, self._loop.time() + self._idle_s)
         else:
@@ -316,6 +328,44 @@ class Connection(asyncio.Protocol):
                 self._wake()
             elif self._head_bytes > MAX_HEAD_BYTES:
                 self.fail(Broken())
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Takes an answer in its plainest form, which came in one piece; whether it is one.
+
+        Most answers are: a status, fields that nobody could read in two ways, one Content-Length,
+        and the whole body. Everything else, whatever is odd about it, is the parser's.
+        """
+        head, _, body = data.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        first = lines[0]
+        if (
+            self._is_head
+            or head.translate(None, PRINTABLE) != b"\r\n" * (len(lines) - 1)
+            or first[:9] != b"HTTP/1.1 "
+            or first[9:12] not in PLAIN_STATUSES
+        ):
+            return False
+        length = b""
+        fields = []
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            value = value.strip(b" ")
+            kind = _kind(name)
+            if kind == LENGTH and not length:
+                length = value
+            elif kind != OTHER and not (kind == CONNECTION and value.lower() == b"keep-alive"):
+                return False
+            fields.append((name, value))
+        if not (length.isdigit() and int(length) == len(body)):
+            return False
+        self._head_bytes = len(head)
+        self.answered_ns = time.perf_counter_ns()
+        self.status = int(first[9:12])
+        self.headers = fields
+        self._chunks.append(body)
+        self._keep_alive = self._ended = True
+        self._wake()
+        return True
 
     def eof_received(self) -> None:
         # A body without length or chunks ends with the connection (RFC 9112 §6.3).
@@ -385,3 +435,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status:
             self._ended = True
+
+
+@lru_cache(maxsize=4096)
+def _kind(name: bytes) -> int:
+    """What a field of that name means for framing; NO_NAME: it is none (RFC 9110 §5.1)."""
+    return KINDS.get(name.lower(), OTHER) if TOKEN.fullmatch(name) else NO_NAME

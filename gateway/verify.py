@@ -99,7 +99,12 @@ async def _is_allowed(link: Link, headers: Headers) -> bool:
         return False
     for digest in tokens.digests(text.strip().decode()):
         state, account, scopes, expires_ms = await link.send(
-            b"HMGET", records.token_name(digest), b"state", b"account", b"scopes", b"expires_ms"
+            b"HMGET",
+            records.token_name(records.PARTITIONS[0], digest),
+            b"state",
+            b"account",
+            b"scopes",
+            b"expires_ms",
         )
         if state is not None:
             break

@@ -433,6 +433,9 @@ class Exchange:
         "has_answer",
         "keep_alive",
         "method",
+        "peer",
+        "said",
+        "scheme",
         "target",
         "task",
         "version",
@@ -453,6 +456,9 @@ class Exchange:
         self.method = method
         self.target = target
         self.fields = fields
+        self.said = connection.said(fields)
+        self.scheme = connection.scheme
+        self.peer = connection.client
         self.version = version
         self.keep_alive = keep_alive
         self.gone = False  # the client, or the exchange is over
@@ -474,18 +480,6 @@ class Exchange:
     @property
     def connection(self) -> Server:
         return self._connection
-
-    @property
-    def said(self) -> Fields | Refusal:
-        return self._connection.said(self.fields)
-
-    @property
-    def scheme(self) -> bytes:
-        return self._connection.scheme
-
-    @property
-    def peer(self) -> bytes:
-        return self._connection.client
 
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Does the work, whatever comes of it."""

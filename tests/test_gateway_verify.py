@@ -28,7 +28,7 @@ def publish_token(**fields) -> None:
         "rev": 1, "id": "1", "account": "", "state": "active", "scopes": "read,verify",
         "expires_ms": "",
     }  # fmt: skip
-    name = records.token_name(tokens.digest(TOKEN))
+    name = records.token_name(0, tokens.digest(TOKEN))
     records.connection().delete(name)
     records.connection().hset(name, mapping=given | fields)
 
