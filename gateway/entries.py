@@ -6,7 +6,8 @@ id       the event's id, a UUID
 open     what was known at admission, joined by tabs: account, key, mode, period start (epoch s),
          terms, admitted at (epoch µs), API, operation, units reserved (JSON), deadline (epoch
          ms), what the settling script gave back besides units
-end      JSON: outcome, status, code, billable, units, meta, latency_us, upstream_us, in, out
+end      JSON: outcome, status, code, billable, units, meta, latency_us, upstream_us, in, out, and
+         the client's address, where it is known
 credits  JSON, credits drawn by grant; only where there were any
 
 Reads no database. What Postgres could not store is refused here, with a reason.
@@ -16,6 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from uuid import UUID
 
 from gateway.models import UsageEvent
@@ -34,7 +36,7 @@ MAX_METADATA_CHARACTERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A call that ended. Field by field what `gateway.models.UsageEvent` stores."""
+    """A call that ended. Field by field what `gateway.models.UsageEvent` stores, and `client`."""
 
     id: UUID
     admitted_at: datetime
@@ -56,6 +58,7 @@ class Entry:
     period_start: datetime
     terms_id: str
     credits: dict[str, int] | None
+    client: str
 
 
 def parse(fields: Mapping[bytes, bytes]) -> Entry:
@@ -89,6 +92,7 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
             period_start=EPOCH + timedelta(seconds=int(period_s)),
             terms_id=terms,
             credits=None if drawn == {} else drawn,
+            client=_address(end.get("client")),
         )
         _check(entry)
     except KeyError as error:
@@ -141,3 +145,11 @@ def _check_text(name: str, value: object, most: int) -> None:
 def _check_integer(name: str, value: object, most: int) -> None:
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{name} is not an integer from 0 to {most}")
+
+
+def _address(text: object) -> str:
+    """An address as it is kept on a key, or nothing: a call counts whoever made it."""
+    try:
+        return str(ip_address(text)) if isinstance(text, str) and text else ""
+    except ValueError:
+        return ""

@@ -152,6 +152,7 @@ class Gateway:
                 call.said.partition,
                 admission.operation,
                 outcome,
+                client=call.client,
                 is_live=admission.mode == b"live",
                 latency_us=(time.perf_counter_ns() - started_ns) // 1000,
             )

@@ -40,6 +40,7 @@ CLIENT_CLOSED = 499
 """Status of a call whose client left before the answer's head; nobody has seen it."""
 
 _UNITS = re.compile(rb"\s*([a-z0-9_-]{1,40})\s*=\s*([0-9]{1,13})\s*")
+_ADDRESS = re.compile(rb"[0-9A-Fa-f:.]{2,45}")
 _METADATA = re.compile(rb"\s*([A-Za-z0-9_.-]{1,40})\s*=\s*([\x20-\x2b\x2d-\x7e]{0,100}?)\s*")
 
 
@@ -97,10 +98,15 @@ class Settler:
         operation: Operation,
         outcome: Outcome,
         *,
+        client: bytes,
         is_live: bool,
         latency_us: int,
     ) -> None:
-        """Settles a call; returns before Redis has answered."""
+        """Settles a call; returns before Redis has answered.
+
+        client: the address that called, for the key's “last used”; the ledger does not keep it
+        """
+        address = client.decode() if _ADDRESS.fullmatch(client) else ""
         kept, metadata = units_of(operation, outcome)
         is_charged = outcome.is_charged
         end = (
@@ -109,7 +115,7 @@ class Settler:
             f'"units":{operation.units_json if kept is operation.units else json.dumps(kept)},'
             f'"meta":{json.dumps(metadata) if metadata else "{}"},'
             f'"latency_us":{latency_us},"upstream_us":{outcome.upstream_us},'
-            f'"in":{outcome.request_bytes},"out":{outcome.response_bytes}}}'
+            f'"in":{outcome.request_bytes},"out":{outcome.response_bytes},"client":"{address}"}}'
         )
         if is_charged and kept is operation.units:
             packed = _as_charged(partition).filled(event_id.encode()) + packed_text(end)

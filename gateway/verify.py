@@ -204,6 +204,7 @@ async def _decide(
             call.said.partition,
             decided.operation,
             outcome,
+            client=call.client,
             is_live=decided.mode == b"live",
             latency_us=(time.perf_counter_ns() - started) // 1000,
         )

@@ -341,15 +341,26 @@ def test_a_key_remembers_its_latest_use():
     key = issuance.console_key(make_account(), NOW)
     later = NOW + timedelta(seconds=5)
 
-    add(entry(key=key.pk, at=later), entry(key=key.pk, at=NOW))
+    add(entry(key=key.pk, at=later, client="203.0.113.7"), entry(key=key.pk, at=NOW, client="::1"))
     drain()
-    key.refresh_from_db()
-    assert key.last_used_at == later
+    add(entry(key=key.pk, at=NOW, client="::1"))
+    drain()
 
-    add(entry(key=key.pk, at=NOW))
-    drain()
     key.refresh_from_db()
     assert key.last_used_at == later
+    assert key.last_used_address == "203.0.113.7"
+    assert key.last_used_operation == "holidays GET /v1/next/{country}"
+
+
+@pytest.mark.parametrize("client", ["", "unknown", "1.2.3.4.5", "' OR 1=1", 7, None])
+def test_a_call_counts_wherever_it_says_that_it_came_from(client):
+    key = issuance.console_key(make_account(), NOW)
+
+    add(entry(key=key.pk, client=client))
+
+    assert drain() == 1
+    key.refresh_from_db()
+    assert (key.last_used_at, key.last_used_address) == (NOW, None)
 
 
 # ------------------------------------------------------------------ refusals
