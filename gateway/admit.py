@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import hiredis
 import structlog
+from django.conf import settings
 
 from gateway.intake import Call
 from gateway.link import (
@@ -36,8 +37,6 @@ from keys import records
 log = structlog.get_logger(__name__)
 
 SCRIPT = Script("admit.lua")
-MAX_STREAM_ENTRIES = 1_000_000
-"""Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted."""
 DEADLINE_SLACK_MS = 60_000
 """How long after all timeouts of its API a call is taken for abandoned."""
 ATTEMPTS = 6
@@ -210,7 +209,7 @@ def _arguments(
         api.slug if api else "",
         operation.label,
         (api.longest_ms if api else 0) + DEADLINE_SLACK_MS,
-        MAX_STREAM_ENTRIES,
+        settings.GATEWAY_MAX_STREAM_ENTRIES,
         refusal.code if refusal else "",
         refusal.status if refusal else 0,
         operation.units_json,

@@ -219,6 +219,8 @@ if not GITHUB_META_URL.startswith(("http://", "https://")):
 # How many proxies in front of it may say who the client is (X-Forwarded-For, from the right).
 TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
 GATEWAY_REDIS_TIMEOUT_SECONDS = env.float("GATEWAY_REDIS_TIMEOUT_SECONDS", default=2.0)
+# Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted.
+GATEWAY_MAX_STREAM_ENTRIES = env.int("GATEWAY_MAX_STREAM_ENTRIES", default=1_000_000)
 
 # ------------------------------------------------------------------ tasks
 CELERY_BROKER_URL = REDIS_URL
