@@ -32,8 +32,13 @@ def make_partitions() -> None:
 
 
 @shared_task(ignore_result=True)
-def republish_routes() -> None:
-    """Fills a Redis that came back empty; publishes routes whose newest version is not there."""
+def fill_redis() -> None:
+    """Fills a Redis that came back empty: until then no call is admitted."""
     for partition in records.PARTITIONS:
         refill.refill(partition, timezone.now())
+
+
+@shared_task(ignore_result=True)
+def republish_routes() -> None:
+    """Publishes routes whose newest version is not there."""
     routes.republish()
