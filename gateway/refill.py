@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Q, Sum
 
-from gateway import routes
+from gateway import ledger, routes
 from gateway.models import CreditUse, UsageRollup
 from keys import publish, records
 from keys.entitlements import current_period
@@ -55,6 +55,7 @@ def refill(partition: int, now: datetime) -> bool:
         filler = str(new_id())
         redis.set(filling, filler)
         published = publish.everything(partition, now)
+        _wait_for_drain(partition)
         counters = _restore_counters(partition, now)
         routes.publish()
         is_ready = bool(redis.eval(MARK, 2, ready, filling, filler))
@@ -74,6 +75,12 @@ def _alone(partition: int) -> Iterator[None]:
             yield
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK + partition])
+
+
+def _wait_for_drain(partition: int) -> None:
+    """Lets a drain finish that has read its batch from the Redis that was lost."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ledger.LOCK + partition])
 
 
 def _restore_counters(partition: int, now: datetime) -> int:
