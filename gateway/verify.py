@@ -7,6 +7,7 @@ A refused call is an answer (`valid` is false); a caller without a service token
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -97,17 +98,17 @@ async def _is_allowed(link: Link, headers: Headers) -> bool:
     scheme, _, text = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer" or not _TOKEN.fullmatch(text.strip()):
         return False
+    ready = records.ready_name(records.PARTITIONS[0])
     for digest in tokens.digests(text.strip().decode()):
-        state, account, scopes, expires_ms = await link.send(
-            b"HMGET",
-            records.token_name(records.PARTITIONS[0], digest),
-            b"state",
-            b"account",
-            b"scopes",
-            b"expires_ms",
+        name = records.token_name(records.PARTITIONS[0], digest)
+        (state, account, scopes, expires_ms), is_filled = await asyncio.gather(
+            link.send(b"HMGET", name, b"state", b"account", b"scopes", b"expires_ms"),
+            link.send(b"EXISTS", ready),
         )
         if state is not None:
             break
+    if state is None and not is_filled:
+        raise Unavailable  # a Redis that came back empty knows no token, good or bad
     return (
         state == b"active"
         and account == b""
