@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-import redis
 
 from gateway import admit, entries, settle, sweep
 from gateway.link import Link
@@ -22,8 +17,6 @@ from gateway.routes import Operation
 from gateway.settle import Settler
 from keys import records
 from keys.entitlements import MeterTerms
-from portal.run.embedded import Valkey
-from portal.run.processes import bound_to_parent
 from tests import traffic, upstream
 from tests.traffic import NOW, Customer, ask, connect, eventually, make_customer, put_on_sale, terms
 
@@ -266,46 +259,6 @@ def test_a_graceful_stop_settles_what_was_answered(redis_clean, backend):
 # ------------------------------------------------------------------ Redis away
 
 
-def test_a_dropped_connection_charges_no_call_twice(door, backend, redis_clean):
-    put_on_sale(backend.url)
-    customer = make_customer()
-    done = threading.Event()
-
-    def drop() -> None:
-        while not done.wait(0.03):
-            for client in redis_clean.client_list():
-                if client["name"] == "keystile-gateway":
-                    redis_clean.client_kill(client["addr"])
-
-    dropper = threading.Thread(target=drop)
-    dropper.start()
-    statuses = call_from_many(door, customer, "/gateway/demo/echo", calls=1000)
-    done.set()
-    dropper.join()
-    time.sleep(1.2)  # the longest pause before a reconnect
-
-    assert set(statuses) <= {200, 503}
-    assert statuses[503] > 0
-    recorded = traffic.entries()
-    completed = [entry for entry in recorded if entry["outcome"] == "completed"]
-    assert redis_clean.hlen(records.open_name(0)) == 0
-    assert len({entry["id"] for entry in recorded}) == len(recorded)
-    assert len(completed) == statuses[200]
-    assert traffic.used(customer) == statuses[200]
-    assert all(entry["status"] == 503 for entry in recorded if entry not in completed)
-
-
-def test_scripts_that_redis_forgot_are_loaded_again(door, backend, redis_clean):
-    put_on_sale(backend.url)
-    customer = make_customer()
-
-    for _ in range(3):
-        redis_clean.script_flush()
-        assert ask(door, "GET", "/gateway/demo/echo", customer.bearer).status == 200
-
-    assert len(traffic.entries()) == 3
-
-
 def test_a_void_that_came_before_its_admission_is_repeated(redis_clean, backend, settings):
     put_on_sale(backend.url)
     customer = make_customer()
@@ -362,78 +315,3 @@ def test_a_full_stream_admits_nothing_more(redis_clean, backend):
 
     assert admit_by_hand(redis_clean, customer, 1000) == b"unavailable"
     assert admit_by_hand(redis_clean, customer, 1001) == b""
-
-
-class OwnRedis:
-    """A Valkey that a test may stop and start, and a gateway on it."""
-
-    def __init__(self, folder: Path):
-        self.port = traffic.free_port()
-        self.server = Valkey(folder, "secret", self.port, durable=False)
-        self.server.prepare()
-        self.process = self.start()
-        self.client = redis.Redis.from_url(self.server.url)
-
-    def start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self.server.command(),
-            stdout=subprocess.DEVNULL,
-            preexec_fn=bound_to_parent(signal.SIGTERM),
-        )
-        eventually(lambda: self.server.is_ready(process.pid))
-        return process
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.terminate()
-        self.process.wait(timeout=10)
-
-
-@pytest.fixture
-def own_redis(tmp_path, backend, redis_clean) -> Iterator[OwnRedis]:
-    own = OwnRedis(tmp_path)
-    yield own
-    own.stop()
-
-
-def _move(own: OwnRedis, source: redis.Redis) -> None:
-    for name in source.scan_iter("*{p00}*"):
-        own.client.restore(name, 0, source.dump(name), replace=True)
-
-
-def test_a_paused_or_restarted_redis_is_503_in_time_and_then_exact(own_redis, backend, redis_clean):
-    put_on_sale(backend.url)
-    customer = make_customer(terms(limit=1000))
-    _move(own_redis, redis_clean)
-    timeout = {"REDIS_URL": own_redis.server.url, "GATEWAY_REDIS_TIMEOUT_SECONDS": "0.5"}
-    with traffic.gateway(**timeout) as running:
-
-        def call() -> traffic.Answer:
-            return ask(running.port, "GET", "/gateway/demo/echo", customer.bearer)
-
-        assert call().status == 200
-        eventually(lambda: own_redis.client.xlen(records.usage_stream(0)) == 1)
-
-        # Paused: within the timeout, and at once as soon as the connection was given up.
-        os.kill(own_redis.process.pid, signal.SIGSTOP)
-        for most in (0.9, 0.2):
-            started = time.monotonic()
-            refused = call()
-            assert (refused.code, refused["retry-after"]) == ("limits_unavailable", "1")
-            assert time.monotonic() - started < most
-        os.kill(own_redis.process.pid, signal.SIGCONT)
-        eventually(lambda: call().status == 200)
-
-        # Gone, and back with everything that it held.
-        own_redis.stop()
-        assert call().code == "limits_unavailable"
-        own_redis.process = own_redis.start()
-        eventually(lambda: call().status == 200)
-
-    client = own_redis.client
-    sweep.sweep(client, 0, int(time.time() * 1000) + 10_000_000)
-    found = [entries.parse(fields) for _, fields in client.xrange(records.usage_stream(0))]
-    billed = sum(entry.units["calls"] for entry in found if entry.billable)
-    (used,) = client.keys("used:*")
-    assert billed == 3
-    assert int(client.get(used)) == 3

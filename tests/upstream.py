@@ -184,6 +184,13 @@ async def never(call: Exchange) -> None:
     call.writer.close()
 
 
+async def pause(call: Exchange) -> None:
+    """Takes so many `seconds`."""
+    await call.read_body()
+    await asyncio.sleep(float(call.query["seconds"]))
+    call.answer(b"ok")
+
+
 async def early(call: Exchange) -> None:
     """Answers before it has read the body, and never reads it."""
     call.answer(b"too much", "413 Content Too Large", "Connection: close")
@@ -234,8 +241,8 @@ async def once(call: Exchange) -> None:
 BEHAVIOURS: dict[str, Callable[[Exchange], Awaitable[None]]] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        echo, status, down, events, trickle, truncated, until_close, never, early, units, interim,
-        raw, once,
+        echo, status, down, events, trickle, truncated, until_close, never, pause, early, units,
+        interim, raw, once,
     )
 }  # fmt: skip
 
