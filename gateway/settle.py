@@ -159,7 +159,8 @@ class Settler:
                     loop.call_later(VOID_AGAIN_SECONDS, self._submit, event_id, packed)
         elif is_unknown_script(reply):
             self._link.load_scripts()
-            self._submit(event_id, self._unconfirmed[event_id])
+            if event_id in self._unconfirmed:  # sent twice, it may be confirmed already
+                self._submit(event_id, self._unconfirmed[event_id])
         elif not isinstance(reply, Unavailable):
             log.error("settle.failed", event_id=event_id, reason=str(reply))
             if self._retry is None:
