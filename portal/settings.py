@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 import django_stubs_ext
 import environ
 import structlog
+from celery.beat import SchedulingError
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
 
 # Lets classes that are generic in their stubs be subscripted at run time: ModelAdmin[Plan].
 django_stubs_ext.monkeypatch()
@@ -329,6 +331,15 @@ def _without_traceback_below_500(record: logging.LogRecord) -> bool:
     return True
 
 
+def _without_traceback_of_outages(record: logging.LogRecord) -> bool:
+    """A store that is away is one line for each task or tick that misses it, not a page."""
+    cause = record.exc_info[1] if record.exc_info else None
+    if isinstance(cause, (SchedulingError, OperationalError)):
+        record.msg, record.args = record.getMessage().splitlines()[0], ()
+        record.exc_info = None
+    return True
+
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -336,7 +347,11 @@ LOGGING = {
         "short": {
             "()": "django.utils.log.CallbackFilter",
             "callback": _without_traceback_below_500,
-        }
+        },
+        "no_outages": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": _without_traceback_of_outages,
+        },
     },
     "formatters": {
         "events": {
@@ -352,7 +367,8 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
     "loggers": {
         "celery": {"level": "WARNING"},
-        "celery.beat": {"level": "WARNING"},
+        "celery.app.trace": {"filters": ["no_outages"]},
+        "celery.beat": {"level": "WARNING", "filters": ["no_outages"]},
         "django.request": {"filters": ["short"]},
         "uvicorn.error": {"level": "WARNING"},
     },
