@@ -1,9 +1,10 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 
 from gateway import ledger, refill
 from gateway.models import Routes
@@ -116,6 +117,29 @@ def test_many_that_find_it_empty_fill_it_once(account):
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(one, range(4))) == [False, False, False, True]
+
+
+def test_a_drain_that_read_the_lost_redis_is_waited_for(account):
+    """What it commits was in the stream that is gone: it must be in the counters."""
+
+    def fill():
+        try:
+            return refill.refill(0, NOW)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ledger.LOCK])
+            filling = pool.submit(fill)
+            add(entry(account=account.pk, key=account.keys.get().pk, at=NOW))
+            ledger.drain_batch(0, NOW)
+            time.sleep(0.3)
+            assert not filling.done()
+        assert filling.result()
+
+    assert used(account, "calls") == 4
 
 
 def test_a_redis_emptied_again_meanwhile_is_not_called_ready(account):
