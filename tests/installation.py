@@ -158,7 +158,8 @@ class Installation:
     def __init__(self, folder: Path, backend_url: str):
         self._folder = folder
         self.valkey = Store(Valkey(folder, "secret", traffic.free_port(), durable=False), folder)
-        self.postgres = Store(Postgres(folder, "secret", durable=False), folder)
+        # A commit that a crash may take back would not be in the stream any more.
+        self.postgres = Store(Postgres(folder, "secret"), folder)
         self.redis = redis.Redis.from_url(self.valkey.server.url)
         self.environ = os.environ | {
             "DATABASE_URL": self.postgres.server.url,
@@ -193,8 +194,9 @@ class Installation:
         self.valkey.start()
         self.postgres.start()
         self._manage("migrate", "--verbosity=0")
-        seed = f"from tests.installation import seed; seed({self._backend_url!r})"
-        self.customer = json.loads(self._manage("shell", "--no-imports", "-c", seed))
+        code = "import json; from tests.installation import seed;"
+        code += f" print(json.dumps(seed({self._backend_url!r})))"
+        self.customer = json.loads(self._manage("shell", "--no-imports", "-c", code))
         self.mend()
 
     def mend(self) -> None:
@@ -266,8 +268,11 @@ def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-def seed(backend_url: str) -> None:
-    """Runs inside `manage.py shell` of the installation; prints the customer."""
+def seed(backend_url: str) -> dict[str, str]:
+    """Puts an API "demo" on sale and makes a customer, by this process's settings.
+
+    Returns the customer's `account` and `secret`.
+    """
     from django.utils import timezone
 
     from gateway import refill
@@ -277,7 +282,7 @@ def seed(backend_url: str) -> None:
     customer = traffic.make_customer(traffic.terms(limit=10_000_000))
     records.connection().delete(records.ready_name(0))
     refill.refill(0, timezone.now())
-    print(json.dumps({"account": str(customer.account.pk), "secret": customer.secret}))  # noqa: T201
+    return {"account": str(customer.account.pk), "secret": customer.secret}
 
 
 # ------------------------------------------------------------------ customers
@@ -300,9 +305,11 @@ class Seen:
 
 
 class Load:
-    """So many connections that keep calling until they are told to stop."""
+    """So many connections that keep calling while the block runs."""
 
-    def __init__(self, port: int, secret: str, target: str, connections: int = 16):
+    def __init__(
+        self, port: int, secret: str, target: str = "/gateway/demo/echo", connections: int = 16
+    ):
         self.connections = connections
         self.seen = Seen()
         self._port = port
@@ -311,11 +318,12 @@ class Load:
         self._over = threading.Event()
         self._workers = [threading.Thread(target=self._work) for _ in range(connections)]
 
-    def start(self) -> None:
+    def __enter__(self) -> Load:
         for worker in self._workers:
             worker.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         for worker in self._workers:
             worker.join()
@@ -370,11 +378,7 @@ class Load:
 
 @contextmanager
 def load(installation: Installation, target: str = "/gateway/demo/echo") -> Iterator[Load]:
-    """Customers that call while the block runs, and some 200s before it begins."""
-    calling = Load(installation.port, installation.customer["secret"], target)
-    calling.start()
-    try:
+    """Customers that call while the block runs; it begins when they are being served."""
+    with Load(installation.port, installation.customer["secret"], target) as calling:
         calling.wait_for(200)
         yield calling
-    finally:
-        calling.stop()
