@@ -3,7 +3,7 @@
 VENV := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock clean
+.PHONY: help run test check bench torture lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,7 @@ help: ## List the targets
 	@echo "  and UPSTREAM=https://... with OPENAPI=file-or-url to sell an API of your own."
 	@echo "  make test takes ARGS= for pytest."
 	@echo "  make bench takes BENCH_SECONDS=5, BENCH_ROUNDS=3 and ONLY=keystile,lua,…"
+	@echo "  make torture takes SECONDS=120 and SEED= to repeat a run's order of kills"
 
 run: ## Start everything and print where to click; Ctrl-C stops all of it
 	@.ci/venv requirements.txt
@@ -42,6 +43,10 @@ check: ## Lint, types, import contract, migrations
 bench: ## Measure the gateway against its peers; rewrites docs/benchmarks.md
 	@.ci/venv requirements-dev.txt
 	@exec $(VENV)/bin/python -m tests.bench
+
+torture: ## Kill everything at random under load, then reconcile the books
+	@.ci/venv requirements-dev.txt
+	@exec $(VENV)/bin/python -m tests.torture --seconds=$(or $(SECONDS),120) $(if $(SEED),--seed=$(SEED))
 
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
