@@ -108,6 +108,7 @@ def test_an_entry_is_read_to_the_microsecond():
         period_start=PERIOD,
         terms_id="version:3",
         credits=None,
+        client="",
     )
 
 
