@@ -87,6 +87,7 @@ class _Client:
         self.said: Fields | Refusal = read_fields(self.fields)
         self.scheme: bytes = scope["scheme"].encode()
         self.peer: bytes = scope["client"][0].encode() if scope.get("client") else b"unknown"
+        self.keep_alive = True
         self._receive = receive
         self._send = send
         self._unsent: list[Message] = []
@@ -111,6 +112,8 @@ class _Client:
         headers = fields_of(head)
         if length is not None and status != 204:
             headers.append((b"content-length", b"%d" % length))
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
         self._unsent.append({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, *, more: bool) -> None:

@@ -40,7 +40,7 @@ SPECIAL = frozenset(
 # RFC 9110 §7.6.1, and what speaks of the hop, the client or the browser here.
 DROPPED = frozenset(
     b"keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer expect "
-    b"forwarded x-real-ip x-client-ip client-ip true-client-ip cf-connecting-ip".split()
+    b"http2-settings forwarded x-real-ip x-client-ip client-ip true-client-ip cf-connecting-ip".split()
 )
 DROPPED_PREFIXES = (b"x-forwarded-", b"keystile-", b"x-original-")
 OUR_COOKIES = frozenset((settings.SESSION_COOKIE_NAME.encode(), settings.CSRF_COOKIE_NAME.encode()))
@@ -50,6 +50,9 @@ TRUSTED_PROXIES: int = settings.TRUSTED_PROXIES
 
 MISSING_KEY = Refusal("missing_key")
 MALFORMED_KEY = Refusal("malformed_key")
+PATH_TOO_LONG = Refusal(
+    "bad_request", f"The path is longer than {MAX_PATH_BYTES} bytes.", exact=414
+)
 
 
 class Fields:
@@ -160,7 +163,7 @@ def read(
     if path[:1] != b"/" or b"#" in target:
         return _bad("The request target must be a path, as in “GET /v1/things HTTP/1.1”.")
     if len(path) > MAX_PATH_BYTES:
-        return _bad(f"The path is longer than {MAX_PATH_BYTES} bytes.")
+        return PATH_TOO_LONG
     if SUSPICIOUS.search(path) and UNSAFE_PATH.search(path):
         return _bad("The path has a dot segment, a NUL or a blank in it, encoded or not.")
     if method in ("CONNECT", "TRACE"):
@@ -210,6 +213,7 @@ def read_fields(fields: list[tuple[bytes, bytes]]) -> Fields | Refusal:
     found: dict[bytes, bytes] = {}
     for name, value in fields:
         if name in SPECIAL:
+            value = value.strip(b" \t")  # RFC 9112 §5.1; parsers leave what is behind
             if name in found:
                 if name in (b"authorization", b"x-api-key"):
                     return MALFORMED_KEY

@@ -34,6 +34,8 @@ class Asking(verify.Asking, Protocol):
     """A client with its request, and what `intake` needs of it."""
 
     target: bytes
+    keep_alive: bool
+    """Whether the connection goes on after the answer."""
 
     @property
     def said(self) -> intake.Fields | Refusal: ...
@@ -83,6 +85,8 @@ class Gateway:
         if self._gate.table.speaks_to_browsers:
             client = self._for_pages(client)
         if isinstance(call, Refusal):
+            if call.code == "bad_request":
+                client.keep_alive = False  # what else it sends may be read in two ways, too
             refuse(call, client)
             return
         if call.path == limits.PATH:

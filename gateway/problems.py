@@ -160,6 +160,7 @@ class Refusal(NamedTuple):
     wait_s:  seconds for Retry-After, 0 for none
     headers: further response headers
     lines:   more of them, as lines
+    exact:   a status that says more than the code's own, 0 for none
     """
 
     code: str
@@ -167,18 +168,19 @@ class Refusal(NamedTuple):
     wait_s: int = 0
     headers: tuple[tuple[bytes, bytes], ...] = ()
     lines: bytes = b""
+    exact: int = 0
 
     @property
     def status(self) -> int:
-        return PROBLEMS[self.code][0]
+        return self.exact or PROBLEMS[self.code][0]
 
     def body(self) -> bytes:
         """The problem details, as JSON."""
-        status, title, sentence = PROBLEMS[self.code]
+        _, title, sentence = PROBLEMS[self.code]
         members = {
             "type": f"{settings.SITE_URL}/docs/errors#{self.code}",
             "title": title,
-            "status": status,
+            "status": self.status,
             "detail": self.detail or sentence,
             "code": self.code,
         }

@@ -22,7 +22,7 @@ import structlog
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from gateway.intake import Fields, read_fields
-from gateway.problems import Refusal
+from gateway.problems import Refusal, lines_of
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -37,8 +37,11 @@ Message = Mapping[str, Any]
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 256
+PIECE_BYTES = 32 * 1024
+"""What comes at once is parsed in pieces of so much, and a request weighed after each of them."""
+MAX_FRAMING_BYTES = 32 * 1024
 MOST_OVERHEAD = 16
-"""Bytes of framing (chunk sizes, extensions, trailers) per byte of a body, and a head's on top."""
+"""Bytes of framing (chunk sizes, extensions, trailers) per byte of a body, on top of those."""
 BUFFER_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
 """From the first byte of a request until its head is whole."""
@@ -56,6 +59,9 @@ DISCONNECT: Message = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 VERSIONS = ("1.1", "1.0")
+# Of a trailer llhttp lets them decide what becomes of the connection.
+STEERING = frozenset(b"connection proxy-connection upgrade".split())
+ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 BODILESS = frozenset((204, 304))
 REQUEST_LINE = re.compile(
     rb"(GET|HEAD|DELETE) (/[A-Za-z0-9/._~!$&'()*+,;=:@%?-]{0,2000}) HTTP/1\.1"
@@ -66,11 +72,13 @@ STATUS_LINES = {
 }
 
 NOT_HTTP = Refusal("bad_request", "This is not an HTTP/1.1 request.")
-HEAD_TOO_LARGE = Refusal("bad_request", "The request's head is too large.")
-WRONG_VERSION = Refusal("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-TOO_SLOW = Refusal("bad_request", "The request's head did not arrive in time.")
-OWN_STATUS = {HEAD_TOO_LARGE: 431, WRONG_VERSION: 505, TOO_SLOW: 408}
-"""Where HTTP has a more exact status than the code's."""
+NOT_FOR_US = Refusal("bad_request", "The request target must be a path of the host in Host.")
+NO_UPGRADE = Refusal("bad_request", "Neither Upgrade nor CONNECT is supported.")
+HEAD_TOO_LARGE = Refusal("bad_request", "The request's head is too large.", exact=431)
+WRONG_VERSION = Refusal(
+    "bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", exact=505
+)
+TOO_SLOW = Refusal("bad_request", "The request's head did not arrive in time.", exact=408)
 
 
 class Server(asyncio.Protocol):
@@ -107,7 +115,10 @@ class Server(asyncio.Protocol):
         self._out: list[bytes] = []
         self._fields: list[tuple[bytes, bytes]] = []
         self._fields_before: list[tuple[bytes, bytes]] | None = None
-        self._fields_text = b""  # those of the last request, if the next may repeat them
+        self._fields_text = b""  # those that the next request may repeat
+        self._fields_learned: list[tuple[bytes, bytes]] = []  # the same, parsed
+        self._data = b""  # what is being parsed
+        self._head = bytearray()  # of a request's head, what came before that
 
     # ---- the connection
 
@@ -164,23 +175,49 @@ class Server(asyncio.Protocol):
             if self._received > LINGER_BYTES:
                 self.transport.abort()
             return
+        if len(data) > PIECE_BYTES:
+            for at in range(0, len(data), PIECE_BYTES):
+                self.data_received(data[at : at + PIECE_BYTES])
+            return
         is_continued = self._in_head or self._reading is not None
-        self._is_large = len(data) > MAX_HEAD_BYTES
+        fields_before = self._fields
+        self._data = data
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._parser = None  # the application refuses it
+        except httptools.HttpParserUpgrade as end:
+            self._go_on(data[end.args[0] :])
+            return
         except httptools.HttpParserError:
             self._parser = None
             if self._reading is not None or not self._is_last:
                 self._refuse(NOT_HTTP)
             return
-        if is_continued:
+        if is_continued and self._fields is fields_before:
             self._weigh(len(data))
         elif self._in_head:
             self._allow(HEAD_SECONDS)
-        else:
+        elif not is_continued:
             self._learn(data)
+        if self._in_head:
+            self._head += data
+
+    def _go_on(self, rest: bytes) -> None:
+        """Takes a connection's request for HTTP/2 as one for HTTP/1.1 (RFC 9110 §7.8).
+
+        llhttp has read its head and leaves its body to the other protocol: both are read again,
+        without the Upgrade field.
+        """
+        if self._parser is None or self._is_last:
+            return
+        fields = self._fields
+        asked = [value.lower() for name, value in fields if name == b"upgrade"]
+        if self._queue or asked != [b"h2c"] or self._parser.get_http_version() != "1.1":
+            self._refuse(NO_UPGRADE)
+            return
+        line = b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._target)
+        kept = lines_of(field for field in fields if field[0] != b"upgrade")
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%b%b\r\n%b" % (line, kept, rest))
 
     def _learn(self, data: bytes) -> None:
         """Keeps the fields of a request without a body that came alone, for `_repeats`."""
@@ -190,6 +227,7 @@ class Server(asyncio.Protocol):
         is_over = self._reading is None and not self._is_last and self._parser is not None
         if is_alone and is_over and REQUEST_LINE.fullmatch(line):
             self._fields_text = data[len(line) :]
+            self._fields_learned = self._fields
 
     def _repeats(self, data: bytes) -> bool:
         """Takes a request whose fields are, to the byte, those of the one before; whether it is.
@@ -203,7 +241,13 @@ class Server(asyncio.Protocol):
         if line is None:
             return False
         exchange = Exchange(
-            self, line[1].decode(), line[2], self._fields, "1.1", keep_alive=True, expects=False
+            self,
+            line[1].decode(),
+            line[2],
+            self._fields_learned,
+            "1.1",
+            keep_alive=True,
+            expects=False,
         )
         exchange.arrived_whole()
         self._queue.append(exchange)
@@ -213,15 +257,18 @@ class Server(asyncio.Protocol):
     def _weigh(self, size: int) -> None:
         """Ends a request whose head, or the framing of whose body, is out of proportion."""
         self._received += size
-        allowed = MAX_HEAD_BYTES
-        if self._reading is not None:
-            allowed += MOST_OVERHEAD * self._reading.body_bytes
-        if (self._in_head or self._reading is not None) and self._received > allowed:
-            self._refuse(HEAD_TOO_LARGE)
+        if self._in_head:
+            if self._received > MAX_HEAD_BYTES:
+                self._refuse(HEAD_TOO_LARGE)
+        elif self._reading is not None:
+            allowed = MAX_FRAMING_BYTES + MOST_OVERHEAD * self._reading.body_bytes
+            if self._received > allowed:
+                self._refuse(HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         self._in_head = True
         self._received = 0
+        self._head.clear()
         self._target = b""
         self._fields = []
         self._expects = False
@@ -230,32 +277,62 @@ class Server(asyncio.Protocol):
         self._target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer
         name = name.lower()
-        self._fields.append((name, value))
-        if name == b"expect":
-            self._expects = value.lower() == b"100-continue"
+        if self._in_head:
+            self._fields.append((name, value))
+            if name == b"expect":
+                self._expects = value.strip().lower() == b"100-continue"
+        elif name in STEERING and self._reading is not None:
+            self._refuse(NOT_HTTP)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._is_last or self._parser is None:
+        parser = self._parser
+        if self._is_last or parser is None or parser.should_upgrade():
             return
-        target, fields = self._target, self._fields
-        version = self._parser.get_http_version()
-        if version not in VERSIONS:
-            self._refuse(WRONG_VERSION)
-            return
-        if len(fields) > MAX_FIELDS or (self._is_large and _size(target, fields) > MAX_HEAD_BYTES):
+        method, version = parser.get_method(), parser.get_http_version()
+        line = b"%b %b HTTP/1.1\r\n" % (method, self._target)
+        if not (self._data.startswith(line) and self._target[:1] == b"/"):
+            refusal = self._judge(method, version)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
+        if len(self._fields) > MAX_FIELDS:
             self._refuse(HEAD_TOO_LARGE)
             return
-        keep_alive = self._parser.should_keep_alive()
-        method = self._parser.get_method().decode()
         self._take(
             Exchange(
-                self, method, target, fields, version, keep_alive=keep_alive, expects=self._expects
+                self,
+                method.decode(),
+                self._target,
+                self._fields,
+                version,
+                keep_alive=parser.should_keep_alive(),
+                expects=self._expects,
             )
         )
+
+    def _judge(self, method: bytes, version: str) -> Refusal | None:
+        """What llhttp takes though it is not right. Makes a path of a target in absolute form."""
+        fields, target = self._fields, self._target
+        line = b"%b %b HTTP/%b\r\n" % (method, target, version.encode())
+        if version not in VERSIONS:
+            return WRONG_VERSION
+        if self._head and _size(target, fields) > MAX_HEAD_BYTES:
+            return HEAD_TOO_LARGE
+        if line not in self._head + self._data:
+            return NOT_HTTP  # two blanks in it, or another protocol's name
+        if version == "1.0":
+            self._expects = False
+            if any(name == b"transfer-encoding" for name, _ in fields):
+                return NOT_HTTP  # RFC 9112 §6.1
+        if target[:1] != b"/":
+            form = ABSOLUTE_FORM.fullmatch(target)
+            hosts = [value.strip(b" \t").lower() for name, value in fields if name == b"host"]
+            if form is None or hosts != [form[1].lower()]:
+                return NOT_FOR_US
+            self._target = form[2] if form[2][:1] == b"/" else b"/" + form[2]
+        return None
 
     def _take(self, exchange: Exchange) -> None:
         """A request's head is there, and perhaps its body."""
@@ -389,10 +466,9 @@ class Server(asyncio.Protocol):
 
     def _write_refusal(self, refusal: Refusal) -> None:
         body = refusal.body()
-        status = OWN_STATUS.get(refusal, refusal.status)
         self.write(
             b"%b%bcontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (STATUS_LINES[status], refusal.head(), len(body), body)
+            % (STATUS_LINES[refusal.status], refusal.head(), len(body), body)
         )
         self._in_head = True  # of a request that nobody reads
         self._close()
