@@ -87,7 +87,7 @@ class _Client:
         self.said: Fields | Refusal = read_fields(self.fields)
         self.scheme: bytes = scope["scheme"].encode()
         self.peer: bytes = scope["client"][0].encode() if scope.get("client") else b"unknown"
-        self.keep_alive = True
+        self._closes = False
         self._receive = receive
         self._send = send
         self._unsent: list[Message] = []
@@ -99,6 +99,9 @@ class _Client:
             return None
         return message.get("body", b""), message.get("more_body", False)
 
+    def close_after(self) -> None:
+        self._closes = True
+
     def watch(self, left: Callable[[], None]) -> None:
         if isinstance(self.said, Fields) and not (self.said.chunked or self.said.content_length):
             self._watching = asyncio.create_task(self._watch(left))
@@ -108,11 +111,17 @@ class _Client:
             pass
         left()
 
-    def start(self, status: int, head: bytes, length: int | None) -> None:
+    def start(
+        self,
+        status: int,
+        head: bytes,
+        length: int | None,
+        reason: bytes | None = None,  # noqa: ARG002
+    ) -> None:
         headers = fields_of(head)
         if length is not None and status != 204:
             headers.append((b"content-length", b"%d" % length))
-        if not self.keep_alive:
+        if self._closes:
             headers.append((b"connection", b"close"))
         self._unsent.append({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -120,7 +129,14 @@ class _Client:
         self._unsent.append({"type": "http.response.body", "body": data, "more_body": more})
         await self._flush()
 
-    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
+    def answer(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes,
+        length: int | None,
+        reason: bytes | None = None,  # noqa: ARG002
+    ) -> None:
         self.start(status, head, length)
         self._unsent.append({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -156,7 +156,13 @@ class _Shown:
     def watch(self, left: Callable[[], None]) -> None:
         pass  # a form does not leave
 
-    def start(self, status: int, head: bytes, length: int | None) -> None:  # noqa: ARG002
+    def start(
+        self,
+        status: int,
+        head: bytes,
+        length: int | None,  # noqa: ARG002
+        reason: bytes | None = None,  # noqa: ARG002
+    ) -> None:
         given = {name.decode(): value.decode("latin-1") for name, value in fields_of(head)}
         self._status = status
         self._headers = {name: given[name] for name in HEADERS_OF_INTEREST if name in given}
@@ -164,7 +170,14 @@ class _Shown:
     async def write(self, data: bytes, *, more: bool) -> None:  # noqa: ARG002
         self._take(data)
 
-    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
+    def answer(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes,
+        length: int | None,
+        reason: bytes | None = None,  # noqa: ARG002
+    ) -> None:
         self.start(status, head, length)
         self._take(body)
 

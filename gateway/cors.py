@@ -100,13 +100,23 @@ class ForPages:
         self.peer = client.peer
         self.part = client.part
         self.watch = client.watch
+        self.close_after = client.close_after
         self.write = client.write
 
-    def start(self, status: int, head: bytes, length: int | None) -> None:
-        self._client.start(status, self._replaced(head), length)
+    def start(
+        self, status: int, head: bytes, length: int | None, reason: bytes | None = None
+    ) -> None:
+        self._client.start(status, self._replaced(head), length, reason)
 
-    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
-        self._client.answer(status, self._replaced(head), body, length)
+    def answer(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes,
+        length: int | None,
+        reason: bytes | None = None,
+    ) -> None:
+        self._client.answer(status, self._replaced(head), body, length, reason)
 
     def _replaced(self, head: bytes) -> bytes:
         origins = self._origins()

@@ -20,7 +20,7 @@ from gateway.intake import Call
 from gateway.problems import Refusal, http_date
 from gateway.routes import ApiRoutes, Backend
 from gateway.settle import Outcome, parse_metadata, parse_units
-from gateway.upstream import Abandoned, Broken, Connection, Failure, Pool
+from gateway.upstream import Abandoned, Broken, Connection, Failure, Overdue, Pool
 
 # May be sent again on a new connection when an idle one turns out to be dead (RFC 9110 §9.2.2).
 REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
@@ -59,14 +59,29 @@ class Client(Protocol):
     def watch(self, left: Callable[[], None]) -> None:
         """`left` is called if the client leaves before it is answered."""
 
-    def start(self, status: int, head: bytes, length: int | None) -> None:
-        """Begins the answer: its fields but for framing, its length where that is known."""
+    def start(
+        self, status: int, head: bytes, length: int | None, reason: bytes | None = None
+    ) -> None:
+        """Begins the answer: its fields but for framing, its length where that is known.
+
+        reason: the phrase behind the status; None for the usual one
+        """
 
     async def write(self, data: bytes, *, more: bool) -> None:
         """Goes on with the answer; returns when the client takes more."""
 
-    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
-        """Gives the whole answer. `length` is not the body's where a HEAD is answered."""
+    def answer(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes,
+        length: int | None,
+        reason: bytes | None = None,
+    ) -> None:
+        """Gives the whole answer.
+
+        length: as announced, which for HEAD and 304 is not the body's; None if it was not
+        """
 
 
 class TooLarge(Abandoned):
@@ -137,15 +152,20 @@ async def _relay(
     data = connection.take()
     outcome.response_bytes = len(data)
     if connection.complete:
-        client.answer(connection.status, head, data, len(data) if length is None else length)
+        client.answer(connection.status, head, data, length, connection.reason)
         return
-    client.start(connection.status, head, length)
-    if data:
-        await client.write(data, more=True)
-    while not connection.complete:
-        data = await connection.read()
-        outcome.response_bytes += len(data)
-        await client.write(data, more=not connection.complete)
+    client.start(connection.status, head, length, connection.reason)
+    try:
+        # The client may stop reading: the call's time ends for it, too.
+        async with asyncio.timeout_at(connection.total_deadline):
+            if data:
+                await client.write(data, more=True)
+            while not connection.complete:
+                data = await connection.read()
+                outcome.response_bytes += len(data)
+                await client.write(data, more=not connection.complete)
+    except TimeoutError:
+        raise Overdue from None
 
 
 class _Body:
@@ -254,7 +274,7 @@ def _response_head(connection: Connection, outcome: Outcome) -> tuple[bytes, int
     undo.
     """
     length = None
-    has_date = False
+    has_date = is_chunked = False
     parts: list[bytes] = []
     for name, value in connection.headers:
         fate = _fate(name)
@@ -275,8 +295,10 @@ def _response_head(connection: Connection, outcome: Outcome) -> tuple[bytes, int
             outcome.metadata |= parse_metadata(value)
         elif fate == COOKIE and not value.startswith(OUR_COOKIES):
             parts += (name, b": ", value, b"\r\n")
-        elif fate == CODING and value.lower() != b"chunked":
-            raise Broken("a transfer coding other than chunked")
+        elif fate == CODING:
+            if is_chunked or value.rstrip(b" \t").lower() != b"chunked":
+                raise Broken("a transfer coding other than chunked")
+            is_chunked = True
     if not has_date:
         parts += (b"date: ", http_date(), b"\r\n")
     return b"".join(parts), length

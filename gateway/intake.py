@@ -40,7 +40,8 @@ SPECIAL = frozenset(
 # RFC 9110 §7.6.1, and what speaks of the hop, the client or the browser here.
 DROPPED = frozenset(
     b"keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer expect "
-    b"http2-settings forwarded x-real-ip x-client-ip client-ip true-client-ip cf-connecting-ip".split()
+    b"http2-settings forwarded x-real-ip x-client-ip client-ip true-client-ip "
+    b"cf-connecting-ip".split()
 )
 DROPPED_PREFIXES = (b"x-forwarded-", b"keystile-", b"x-original-")
 OUR_COOKIES = frozenset((settings.SESSION_COOKIE_NAME.encode(), settings.CSRF_COOKIE_NAME.encode()))

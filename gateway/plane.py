@@ -34,8 +34,6 @@ class Asking(verify.Asking, Protocol):
     """A client with its request, and what `intake` needs of it."""
 
     target: bytes
-    keep_alive: bool
-    """Whether the connection goes on after the answer."""
 
     @property
     def said(self) -> intake.Fields | Refusal: ...
@@ -43,6 +41,8 @@ class Asking(verify.Asking, Protocol):
     def scheme(self) -> bytes: ...
     @property
     def peer(self) -> bytes: ...
+    def close_after(self) -> None:
+        """Its connection ends with the answer, which is still to come."""
 
 
 class Gateway:
@@ -86,7 +86,7 @@ class Gateway:
             client = self._for_pages(client)
         if isinstance(call, Refusal):
             if call.code == "bad_request":
-                client.keep_alive = False  # what else it sends may be read in two ways, too
+                client.close_after()  # what else it sends may be read in two ways, too
             refuse(call, client)
             return
         if call.path == limits.PATH:

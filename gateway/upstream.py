@@ -19,6 +19,7 @@ import ssl
 import time
 from collections import defaultdict, deque
 from functools import lru_cache
+from http.client import responses
 from typing import cast
 
 import httptools
@@ -36,11 +37,22 @@ BUFFER_BYTES = 64 * 1024
 TICK_SECONDS = 0.1
 MAX_HEAD_BYTES = 256 * 1024
 PRINTABLE = bytes(range(0x20, 0x7F))
-PLAIN_STATUSES = frozenset(b"%d" % code for code in range(200, 600) if code not in (204, 304))
 OTHER, LENGTH, CONNECTION, CODING, NO_NAME = range(5)
 KINDS = {b"content-length": LENGTH, b"connection": CONNECTION, b"transfer-encoding": CODING}
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+# Of a trailer llhttp lets them decide what becomes of the connection.
+STEERING = frozenset((b"connection", b"proxy-connection"))
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()
+    for status in range(200, 600)
+}
+PLAIN_LINES = {
+    line[:-2]: status for status, line in STATUS_LINES.items() if status not in (204, 304)
+}
+FINAL_LINE = re.compile(
+    rb"^HTTP/1\.[01] [2-5][0-9][0-9] ?([\t\x20-\x7e\x80-\xff]*)\r$", re.MULTILINE
+)
 
 
 class Failure(Exception):
@@ -157,7 +169,8 @@ class Connection(asyncio.Protocol):
 
     `begin`, `send` (or `write` …, `end_request`), `await headed`, `take` and `read` …, `release`.
     `headed` raises a `Failure`, or `status` and `headers` are the answer's head, with names as they
-    came; `complete` says that its body has ended and was read.
+    came, and `reason` its phrase if that is not the usual one; `complete` says that its body has
+    ended and was read.
     """
 
     transport: asyncio.Transport
@@ -187,12 +200,13 @@ class Connection(asyncio.Protocol):
         self._error: Failure | None = None
         self._chunks: list[bytes] = []
         self._buffered = 0
-        self._head_bytes = 0
+        self._head = b""
         self._idle_s = api.idle_s
         self._began = self._loop.time()
-        self._deadline = self._total_deadline = self._began + api.total_s
+        self._deadline = self.total_deadline = self._began + api.total_s
         self.answered_ns = 0
         self.status = 0
+        self.reason: bytes | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.headed: asyncio.Future[None] = self._loop.create_future()
         self.complete = False
@@ -216,7 +230,7 @@ class Connection(asyncio.Protocol):
         """Says that the request is written; from now on the first byte is awaited."""
         self._request_ended = True
         if not self.status:
-            self._deadline = min(self._total_deadline, self._loop.time() + first_byte_s)
+            self._deadline = min(self.total_deadline, self._loop.time() + first_byte_s)
 
     async def drain(self) -> None:
         """Waits until the backend takes more. Returns at once when the exchange has failed."""
@@ -232,7 +246,7 @@ class Connection(asyncio.Protocol):
 
         Backends close idle connections when they like: the request met the closing on its way.
         """
-        return self.reused and not self._head_bytes and isinstance(self._error, Broken)
+        return self.reused and not self._head and isinstance(self._error, Broken)
 
     async def read(self) -> bytes:
         """What has come of the body, at least a byte; b"" at its end. Raises `Failure`."""
@@ -298,7 +312,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Called every tick while the exchange runs."""
-        if now > self._total_deadline or (now > self._deadline and not self._read_paused):
+        if now > self.total_deadline or (now > self._deadline and not self._read_paused):
             self.fail(Overdue())
 
     # ---- asyncio.Protocol
@@ -311,12 +325,12 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             self.close()  # nobody asked
             return
-        if not self._head_bytes and self._take_whole(data):
+        if not self._head and self._take_whole(data):
             return
         if self.status:
-            self._deadline = min(self._total_deadline, self._loop.time() + self._idle_s)
+            self._deadline = min(self.total_deadline, self._loop.time() + self._idle_s)
         else:
-            self._head_bytes += len(data)
+            self._head = self._head + data if self._head else data
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -326,7 +340,7 @@ class Connection(asyncio.Protocol):
             if self.status:
                 # Only now: what came with the head of the body is there, too.
                 self._wake()
-            elif self._head_bytes > MAX_HEAD_BYTES:
+            elif len(self._head) > MAX_HEAD_BYTES:
                 self.fail(Broken())
 
     def _take_whole(self, data: bytes) -> bool:
@@ -337,12 +351,11 @@ class Connection(asyncio.Protocol):
         """
         head, _, body = data.partition(b"\r\n\r\n")
         lines = head.split(b"\r\n")
-        first = lines[0]
+        status = PLAIN_LINES.get(lines[0])
         if (
-            self._is_head
+            status is None
+            or self._is_head
             or head.translate(None, PRINTABLE) != b"\r\n" * (len(lines) - 1)
-            or first[:9] != b"HTTP/1.1 "
-            or first[9:12] not in PLAIN_STATUSES
         ):
             return False
         length = b""
@@ -356,11 +369,11 @@ class Connection(asyncio.Protocol):
             elif kind != OTHER and not (kind == CONNECTION and value.lower() == b"keep-alive"):
                 return False
             fields.append((name, value))
-        if not (length.isdigit() and int(length) == len(body)):
+        if length != b"%d" % len(body):
             return False
-        self._head_bytes = len(head)
+        self._head = head[:1]
         self.answered_ns = time.perf_counter_ns()
-        self.status = int(first[9:12])
+        self.status = status
         self.headers = fields
         self._chunks.append(body)
         self._keep_alive = self._ended = True
@@ -405,9 +418,10 @@ class Connection(asyncio.Protocol):
             self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status:
-            return  # a trailer
-        self.headers.append((name, value))
+        if not self.status:
+            self.headers.append((name, value))
+        elif name.lower() in STEERING:
+            self._keep_alive = False
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -415,12 +429,31 @@ class Connection(asyncio.Protocol):
             return  # an interim answer ends with on_message_complete; 101 ends the parsing
         if not 200 <= status <= 599:
             raise Broken("not a status code")
+        if not self._head.startswith(STATUS_LINES[status]):
+            self._read_status_line()
+        if len(self._head) > MAX_HEAD_BYTES:
+            size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                raise Broken("the head is too large")
+        self._head = self._head[:1]  # that there was one
         # Read now: after the message is complete it is always false.
         self._keep_alive = self._parser.should_keep_alive()
         self.answered_ns = time.perf_counter_ns()
-        self._deadline = min(self._total_deadline, self._loop.time() + self._idle_s)
+        self._deadline = min(self.total_deadline, self._loop.time() + self._idle_s)
         self.status = status
         self._ended = self._is_head
+
+    def _read_status_line(self) -> None:
+        """Of an answer that is not the usual `HTTP/1.1 200 OK`, or behind interim ones."""
+        line = FINAL_LINE.search(self._head)
+        version = self._parser.get_http_version()
+        if line is None or version not in ("1.1", "1.0"):
+            raise Broken("not a status line of HTTP/1.1")
+        if version == "1.0" and any(
+            name.lower() == b"transfer-encoding" for name, _ in self.headers
+        ):
+            raise Broken("chunks in HTTP/1.0")
+        self.reason = line[1]
 
     def on_body(self, data: bytes) -> None:
         if self._ended:

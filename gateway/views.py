@@ -275,7 +275,13 @@ class _Client:
     def watch(self, left: Callable[[], None]) -> None:
         self._left = left
 
-    def start(self, status: int, head: bytes, length: int | None) -> None:
+    def start(
+        self,
+        status: int,
+        head: bytes,
+        length: int | None,
+        reason: bytes | None = None,  # noqa: ARG002
+    ) -> None:
         self._head = status, head, length
         self._started.set()
 
@@ -284,7 +290,14 @@ class _Client:
             await self._taken.acquire()
             self._parts.put_nowait((data, more))
 
-    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
+    def answer(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes,
+        length: int | None,
+        reason: bytes | None = None,  # noqa: ARG002
+    ) -> None:
         self.start(status, head, length)
         self._parts.put_nowait((body, False))
 

@@ -12,7 +12,6 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from http.client import responses
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -23,6 +22,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from gateway.intake import Fields, read_fields
 from gateway.problems import Refusal, lines_of
+from gateway.upstream import STATUS_LINES
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -66,18 +66,12 @@ BODILESS = frozenset((204, 304))
 REQUEST_LINE = re.compile(
     rb"(GET|HEAD|DELETE) (/[A-Za-z0-9/._~!$&'()*+,;=:@%?-]{0,2000}) HTTP/1\.1"
 )
-STATUS_LINES = {
-    status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()
-    for status in range(200, 600)
-}
 
 NOT_HTTP = Refusal("bad_request", "This is not an HTTP/1.1 request.")
 NOT_FOR_US = Refusal("bad_request", "The request target must be a path of the host in Host.")
 NO_UPGRADE = Refusal("bad_request", "Neither Upgrade nor CONNECT is supported.")
 HEAD_TOO_LARGE = Refusal("bad_request", "The request's head is too large.", exact=431)
-WRONG_VERSION = Refusal(
-    "bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", exact=505
-)
+WRONG_VERSION = Refusal("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", exact=505)
 TOO_SLOW = Refusal("bad_request", "The request's head did not arrive in time.", exact=408)
 
 
@@ -392,9 +386,10 @@ class Server(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        self.deadline = inf
-        if not self._queue:
-            self._allow(IDLE_SECONDS)
+        if self._queue:
+            self.deadline = inf
+        else:
+            self._allow(LINGER_SECONDS if self._parser is None else IDLE_SECONDS)
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -442,6 +437,7 @@ class Server(asyncio.Protocol):
         if self._queue[0].ends_with_connection:
             self.transport.abort()
         else:
+            self._allow(STALL_SECONDS)
             self.transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -476,7 +472,8 @@ class Server(asyncio.Protocol):
     def _close(self) -> None:
         """Closes. What the client goes on sending is taken for a moment, or it loses the answer."""
         self.flush()
-        if self._reading is None and not self._in_head:
+        if self._reading is None and not self._in_head and not self._queue:
+            self._allow(STALL_SECONDS)
             self.transport.close()
         elif not self.transport.is_closing():
             self._parser = None
@@ -569,6 +566,7 @@ class Exchange:
         finally:
             connection.tasks.discard(self.task)
         if not self.gone:
+            self._watcher = None  # what it watched may be another call's by now
             connection.break_off()
 
     def leave(self) -> None:
@@ -625,9 +623,14 @@ class Exchange:
 
     # ---- the answer
 
-    def start(self, status: int, head: bytes, length: int | None) -> None:
+    def close_after(self) -> None:
+        self.keep_alive = False
+
+    def start(
+        self, status: int, head: bytes, length: int | None, reason: bytes | None = None
+    ) -> None:
         if not self.gone:
-            self._connection.write(self._framed(status, head, length))
+            self._connection.write(self._framed(status, head, length, reason))
 
     async def write(self, data: bytes, *, more: bool) -> None:
         if self._connection.write_paused:
@@ -649,15 +652,26 @@ class Exchange:
         else:
             self._end(data)
 
-    def answer(self, status: int, head: bytes, body: bytes, length: int) -> None:
+    def answer(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes,
+        length: int | None,
+        reason: bytes | None = None,
+    ) -> None:
         if self.gone:
             return
-        head = self._framed(status, head, length)
+        if not self._whole:
+            self.keep_alive = False  # where its body ends is not waited for
+        if length is None and status not in BODILESS and self.method != "HEAD":
+            length = len(body)
+        head = self._framed(status, head, length, reason)
         if not self._silent and length != len(body):
             raise ValueError("the answer is not as long as it says")
         self._end(head if self._silent else head + body)
 
-    def _framed(self, status: int, head: bytes, length: int | None) -> bytes:
+    def _framed(self, status: int, head: bytes, length: int | None, reason: bytes | None) -> bytes:
         """The whole head; decides how the client is told where the body ends (RFC 9112 §6.3)."""
         self.has_answer = True
         self._left = length
@@ -679,6 +693,8 @@ class Exchange:
             framing = b"connection: close\r\n" + framing
         elif is_old:
             framing = b"connection: keep-alive\r\n" + framing
+        if reason is not None:
+            return b"HTTP/1.1 %d %b\r\n%b%b" % (status, reason, head, framing)
         return STATUS_LINES[status] + head + framing
 
     def _end(self, data: bytes) -> None:

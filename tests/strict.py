@@ -131,21 +131,24 @@ def _take_framed(message: Message, rest: bytes) -> tuple[Message, bytes] | None:
         message.body = rest[:length]
         return (message, rest[length:]) if len(rest) >= length else None
     parts = []
+    at = 0
     while True:
-        line, end, after = rest.partition(b"\r\n")
-        if not end:
+        end = rest.find(b"\r\n", at)
+        if end < 0:
             return None
+        line, start = rest[at:end], end + 2
         if not CHUNK_SIZE.fullmatch(line):
             raise Malformed(f"chunk size: {line[:200]!r}")
         size = int(line, 16)
         if not size:
             break
-        if len(after) < size + 2:
+        at = start + size + 2
+        if len(rest) < at:
             return None
-        if after[size : size + 2] != b"\r\n":
+        if rest[at - 2 : at] != b"\r\n":
             raise Malformed("a chunk that ends elsewhere")
-        parts.append(after[:size])
-        rest = after[size + 2 :]
+        parts.append(rest[start : start + size])
+    after = rest[start:]
     message.body = b"".join(parts)
     while after[:2] != b"\r\n":
         line, end, after = after.partition(b"\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import threading
 import time
@@ -12,7 +13,8 @@ from urllib.parse import quote
 import pytest
 
 from gateway import catalogue
-from tests import traffic, upstream
+from tests import strict, traffic, upstream
+from tests.raw_client import RawClient
 from tests.traffic import (
     Customer,
     ask,
@@ -607,7 +609,6 @@ def test_request_lines_that_are_refused(door, customer, first):
         "X y: a\r\n",
         ": empty\r\n",
         "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-        "Connection: upgrade, http2-settings\r\nUpgrade: h2c\r\n",
     ],
 )
 def test_framing_that_two_parsers_could_read_differently_is_refused(
@@ -695,3 +696,56 @@ def test_many_clients_at_once_get_their_own_answers(door, customer):
         worker.join()
 
     assert wrong == []
+
+
+# ------------------------------------------------------------------ one connection, many callers
+
+
+def test_fields_are_those_of_the_request_that_they_came_with(door):
+    """A proxy before us sends several customers' calls over one connection, cut as it likes."""
+    first, second = make_customer(), make_customer()
+    whole = request_bytes("GET", "/gateway/demo/echo/1", first.bearer)
+    other = request_bytes("GET", "/gateway/demo/echo/2", second.bearer)
+    again = request_bytes("GET", "/gateway/demo/echo/3", first.bearer)
+    with RawClient(door) as client:
+        client.send(whole)
+        accounts = [account_of(client.answer())]
+        client.send(other[:40])
+        time.sleep(0.05)
+        client.send(other[40:])
+        accounts.append(account_of(client.answer()))
+        client.send(again)
+        accounts.append(account_of(client.answer()))
+
+    assert accounts[0] == accounts[2] != accounts[1]
+
+
+def account_of(answer: strict.Message) -> str:
+    return dict(json.loads(answer.body)["fields"])["keystile-account"]
+
+
+@pytest.mark.parametrize("framed", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_a_client_that_would_rather_speak_http_2_is_answered_in_http_1(door, customer, framed):
+    fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    body = b"hello" if "Length" in framed else b"5\r\nhello\r\n0\r\n\r\n"
+    head = request_bytes("POST", "/gateway/demo/echo", customer.bearer)[:-2].decode()
+    with RawClient(door) as client:
+        client.send(f"{head}{fields}{framed}\r\n\r\n".encode() + body)
+        echoed = json.loads(client.answer().body)
+        client.send(request_bytes("GET", "/gateway/demo/echo/after", customer.bearer))
+
+        assert json.loads(client.answer().body)["target"] == "/echo/after"
+    names = [name.lower() for name, _ in echoed["fields"]]
+    assert not {"upgrade", "http2-settings", "connection"} & set(names)
+
+
+def test_the_second_who_asks_for_http_2_on_a_connection_is_refused(door, customer):
+    asking = request_bytes(
+        "GET", "/gateway/demo/echo", customer.bearer | {"Connection": "Upgrade", "Upgrade": "h2c"}
+    )
+    with RawClient(door) as client:
+        client.send(asking * 500)
+
+        assert client.answer().status == 200
+        assert client.answer().status == 400
+        assert client.is_closed()
