@@ -36,6 +36,8 @@ MAX_IDLE = 256
 BUFFER_BYTES = 64 * 1024
 TICK_SECONDS = 0.1
 MAX_HEAD_BYTES = 256 * 1024
+MOST_OVERHEAD = 16
+"""Bytes of framing (chunk sizes, extensions, trailers) per byte of a body, and a head's on top."""
 PRINTABLE = bytes(range(0x20, 0x7F))
 OTHER, LENGTH, CONNECTION, CODING, NO_NAME = range(5)
 KINDS = {b"content-length": LENGTH, b"connection": CONNECTION, b"transfer-encoding": CODING}
@@ -201,6 +203,8 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._head = b""
+        self._received = 0  # bytes behind the read that the head ended in
+        self._body_bytes = 0
         self._idle_s = api.idle_s
         self._began = self._loop.time()
         self._deadline = self.total_deadline = self._began + api.total_s
@@ -329,6 +333,7 @@ class Connection(asyncio.Protocol):
             return
         if self.status:
             self._deadline = min(self.total_deadline, self._loop.time() + self._idle_s)
+            self._received += len(data)
         else:
             self._head = self._head + data if self._head else data
         try:
@@ -337,7 +342,9 @@ class Connection(asyncio.Protocol):
             log.warning("upstream.malformed", reason=str(error))
             self.fail(Broken())
         else:
-            if self.status:
+            if self._received > MAX_HEAD_BYTES + MOST_OVERHEAD * self._body_bytes:
+                self.fail(Broken())
+            elif self.status:
                 # Only now: what came with the head of the body is there, too.
                 self._wake()
             elif len(self._head) > MAX_HEAD_BYTES:
@@ -361,9 +368,9 @@ class Connection(asyncio.Protocol):
         length = b""
         fields = []
         for line in lines[1:]:
-            name, _, value = line.partition(b":")
+            name, colon, value = line.partition(b":")
             value = value.strip(b" ")
-            kind = _kind(name)
+            kind = _kind(name) if colon else NO_NAME
             if kind == LENGTH and not length:
                 length = value
             elif kind != OTHER and not (kind == CONNECTION and value.lower() == b"keep-alive"):
@@ -461,6 +468,7 @@ class Connection(asyncio.Protocol):
             return
         self._chunks.append(data)
         self._buffered += len(data)
+        self._body_bytes += len(data)
         if self._buffered > BUFFER_BYTES and not self._read_paused:
             self._read_paused = True
             self.transport.pause_reading()

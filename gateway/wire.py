@@ -51,7 +51,7 @@ STALL_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 512 * 1024
 """How long, and how much, the rest of an unread body is taken: its sender can read the answer."""
-LEAVE_SECONDS = 0.5
+LEAVE_SECONDS = 0.3
 """A client that closes its half may still be reading: an answer that is near reaches it."""
 TICK_SECONDS = 0.25
 
