@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from ipaddress import ip_address
 
 from django.conf import settings
 
@@ -195,10 +196,15 @@ def client_behind(proxies: int, peer: bytes, forwarded_for: bytes) -> bytes:
 
     Each of them has added to X-Forwarded-For whom it was asked by: the client is that many entries
     from the end. What stands before was sent by the client, and means nothing. Where there are
-    fewer entries the request did not come through all of them, and the connection's own counts.
+    fewer entries, or what stands there is no address, the connection's own counts.
     """
     entries = [entry.strip() for entry in forwarded_for.split(b",") if entry.strip()]
-    return entries[-proxies] if len(entries) >= proxies else peer
+    if len(entries) < proxies:
+        return peer
+    try:
+        return str(ip_address(entries[-proxies].decode("latin-1"))).encode()
+    except ValueError:
+        return peer
 
 
 def slug_of(target: bytes) -> str:
