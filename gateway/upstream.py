@@ -18,7 +18,6 @@ import re
 import ssl
 import time
 from collections import defaultdict, deque
-from functools import lru_cache
 from http.client import responses
 from typing import cast
 
@@ -38,19 +37,12 @@ TICK_SECONDS = 0.1
 MAX_HEAD_BYTES = 256 * 1024
 MOST_OVERHEAD = 16
 """Bytes of framing (chunk sizes, extensions, trailers) per byte of a body, and a head's on top."""
-PRINTABLE = bytes(range(0x20, 0x7F))
-OTHER, LENGTH, CONNECTION, CODING, NO_NAME = range(5)
-KINDS = {b"content-length": LENGTH, b"connection": CONNECTION, b"transfer-encoding": CODING}
-TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 # Of a trailer llhttp lets them decide what becomes of the connection.
 STEERING = frozenset((b"connection", b"proxy-connection"))
 STATUS_LINES = {
     status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()
     for status in range(200, 600)
-}
-PLAIN_LINES = {
-    line[:-2]: status for status, line in STATUS_LINES.items() if status not in (204, 304)
 }
 FINAL_LINE = re.compile(
     rb"^HTTP/1\.[01] [2-5][0-9][0-9] ?([\t\x20-\x7e\x80-\xff]*)\r$", re.MULTILINE
@@ -329,8 +321,6 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             self.close()  # nobody asked
             return
-        if not self._head and self._take_whole(data):
-            return
         if self.status:
             self._deadline = min(self.total_deadline, self._loop.time() + self._idle_s)
             self._received += len(data)
@@ -349,43 +339,6 @@ class Connection(asyncio.Protocol):
                 self._wake()
             elif len(self._head) > MAX_HEAD_BYTES:
                 self.fail(Broken())
-
-    def _take_whole(self, data: bytes) -> bool:
-        """Takes an answer in its plainest form, which came in one piece; whether it is one.
-
-        Most answers are: a status, fields that nobody could read in two ways, one Content-Length,
-        and the whole body. Everything else, whatever is odd about it, is the parser's.
-        """
-        head, _, body = data.partition(b"\r\n\r\n")
-        lines = head.split(b"\r\n")
-        status = PLAIN_LINES.get(lines[0])
-        if (
-            status is None
-            or self._is_head
-            or head.translate(None, PRINTABLE) != b"\r\n" * (len(lines) - 1)
-        ):
-            return False
-        length = b""
-        fields = []
-        for line in lines[1:]:
-            name, colon, value = line.partition(b":")
-            value = value.strip(b" ")
-            kind = _kind(name) if colon else NO_NAME
-            if kind == LENGTH and not length:
-                length = value
-            elif kind != OTHER and not (kind == CONNECTION and value.lower() == b"keep-alive"):
-                return False
-            fields.append((name, value))
-        if length != b"%d" % len(body):
-            return False
-        self._head = head[:1]
-        self.answered_ns = time.perf_counter_ns()
-        self.status = status
-        self.headers = fields
-        self._chunks.append(body)
-        self._keep_alive = self._ended = True
-        self._wake()
-        return True
 
     def eof_received(self) -> None:
         # A body without length or chunks ends with the connection (RFC 9112 §6.3).
@@ -476,9 +429,3 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status:
             self._ended = True
-
-
-@lru_cache(maxsize=4096)
-def _kind(name: bytes) -> int:
-    """What a field of that name means for framing; NO_NAME: it is none (RFC 9110 §5.1)."""
-    return KINDS.get(name.lower(), OTHER) if TOKEN.fullmatch(name) else NO_NAME
