@@ -50,7 +50,7 @@ def upstream_url(text: str) -> str:
     """The address of a backend without its trailing slash. Raises `InvalidTerms`.
 
     Any host name goes, also one without a dot, as containers have; whether a private address
-    may be connected to is decided when it is, by `Api.allow_private_upstream`.
+    may be connected to is decided when it is, by `Api.backend_networks`.
     """
     stripped = text.strip()
     if not stripped.isascii() or re.search(r"[\x00-\x20\\]", stripped):

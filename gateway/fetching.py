@@ -25,8 +25,12 @@ class Unfetchable(Exception):
     """Nothing came of the URL; the message is a sentence for the person who typed it."""
 
 
-def get(url: str, *, max_bytes: int, timeout_seconds: float, allow_private: bool = False) -> bytes:
+def get(
+    url: str, *, max_bytes: int, timeout_seconds: float, private: addresses.Networks = ()
+) -> bytes:
     """The body of a 200 answer to GET.
+
+    private: networks that it may come from besides the internet
 
     `timeout_seconds` bounds all of it, redirects included (name resolution apart, which has the
     system's own limits). Raises `Unfetchable`.
@@ -35,7 +39,7 @@ def get(url: str, *, max_bytes: int, timeout_seconds: float, allow_private: bool
     for _ in range(MAX_REDIRECTS + 1):
         parts = _checked(url)
         try:
-            status, location, body = _get_once(parts, max_bytes, deadline, allow_private)
+            status, location, body = _get_once(parts, max_bytes, deadline, private)
         except addresses.ForbiddenAddress as forbidden:
             raise Unfetchable(str(forbidden)) from None
         except socket.gaierror:
@@ -75,11 +79,11 @@ def _checked(url: str) -> SplitResult:
 
 
 def _get_once(
-    parts: SplitResult, max_bytes: int, deadline: float, allow_private: bool
+    parts: SplitResult, max_bytes: int, deadline: float, private: addresses.Networks
 ) -> tuple[int, str | None, bytes]:
     """Status, `Location` and, of a 200, the body."""
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
-    judged = addresses.resolve(host, port, allow_private=allow_private)
+    judged = addresses.resolve(host, port, private=private)
     connection = _connect(parts.scheme, host, port, judged, deadline)
     # Timeouts of sockets start again with every byte; a server that drips is cut off by the clock.
     watchdog = threading.Timer(_remaining(deadline), _cut, [connection.sock])

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.types.json import Json
 
+from gateway import addresses
 from keys.models import ApiKey
 
 
@@ -57,8 +59,21 @@ class Api(models.Model):
         editable=False,
         help_text="Headers added to every upstream request, JSON, encrypted under FIELD_KEY.",
     )
+    identity_sealed = models.TextField(
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="Secrets that sign Keystile-Identity (gateway.identity), under FIELD_KEY.",
+    )
     allow_private_upstream = models.BooleanField(
-        default=False, help_text="The backend may live on a private or loopback address."
+        default=False, help_text="The backend may live on any private or loopback address."
+    )
+    private_networks = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text="Private networks that the backend may live in, CIDR: 10.20.0.0/16, fd12::/48.",
     )
     unlisted = models.CharField(
         max_length=8,
@@ -72,11 +87,29 @@ class Api(models.Model):
         blank=True,
         help_text="Origins whose pages may call: https://app.example, https://*.example.com, *.",
     )
-    connect_timeout_seconds = models.PositiveSmallIntegerField(default=5)
-    first_byte_timeout_seconds = models.PositiveSmallIntegerField(default=30)
-    idle_timeout_seconds = models.PositiveSmallIntegerField(default=60)
-    total_timeout_seconds = models.PositiveSmallIntegerField(default=300)
-    max_body_bytes = models.PositiveBigIntegerField(default=100 * 1024 * 1024)
+    connect_timeout_seconds = models.PositiveSmallIntegerField(
+        default=5,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds to resolve, connect and, over https, agree on TLS. Usually 5.",
+    )
+    first_byte_timeout_seconds = models.PositiveSmallIntegerField(
+        default=30,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds from the end of the request to the head of the answer. Usually 30.",
+    )
+    idle_timeout_seconds = models.PositiveSmallIntegerField(
+        default=60,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds that a body may pause, in either direction. Usually 60.",
+    )
+    total_timeout_seconds = models.PositiveSmallIntegerField(
+        default=300,
+        help_text="Seconds for the whole exchange; 0: no limit, for streams. Usually 300.",
+    )
+    max_body_bytes = models.PositiveBigIntegerField(
+        default=100 * 1024 * 1024,
+        help_text="Bytes of a request’s body; more is refused with 413. Usually 104857600.",
+    )
     document = WrittenJSONField(
         null=True, blank=True, editable=False, help_text="The imported OpenAPI document."
     )
@@ -90,6 +123,13 @@ class Api(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def backend_networks(self) -> addresses.Networks:
+        """The networks that the backend may live in besides the internet."""
+        if self.allow_private_upstream:
+            return addresses.EVERYWHERE
+        return addresses.networks(self.private_networks)
 
 
 class Operation(models.Model):

@@ -22,7 +22,7 @@ from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValida
 from openapi_spec_validator.validation.types import SpecValidatorType
 from referencing.exceptions import Unresolvable
 
-from gateway import fetching, plain_data
+from gateway import addresses, fetching, plain_data
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
 VALIDATORS: dict[str, SpecValidatorType] = {
@@ -104,15 +104,15 @@ def read(text: bytes) -> Document:
     return Document(info["title"], info["version"], info.get("description", ""), raw, operations)
 
 
-def fetch(url: str, *, allow_private: bool = False) -> bytes:
-    """The text behind a URL, for `read`: 5 MB and 10 seconds at most, public addresses only.
+def fetch(url: str, *, private: addresses.Networks = ()) -> bytes:
+    """The text behind a URL, for `read`: 5 MB and 10 seconds at most.
+
+    private: networks that it may come from besides the internet
 
     Raises `InvalidDocument`.
     """
     try:
-        return fetching.get(
-            url, max_bytes=MAX_BYTES, timeout_seconds=10, allow_private=allow_private
-        )
+        return fetching.get(url, max_bytes=MAX_BYTES, timeout_seconds=10, private=private)
     except fetching.Unfetchable as unfetchable:
         raise InvalidDocument(str(unfetchable)) from None
 

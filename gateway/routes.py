@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import structlog
 from django.db.models import F
 
+from gateway import addresses
 from gateway.cors import Origins
 from gateway.intake import ENCODED_SLASH
 from gateway.link import Template
@@ -76,6 +77,7 @@ def _api_json(api: Api) -> dict[str, Any]:
         "sealed_headers": api.upstream_headers_sealed,
         "allow_private": api.allow_private_upstream,
         "unlisted": api.unlisted,
+        "private_networks": api.private_networks,
         "connect_s": api.connect_timeout_seconds,
         "first_byte_s": api.first_byte_timeout_seconds,
         "idle_s": api.idle_timeout_seconds,
@@ -92,12 +94,15 @@ def _api_json(api: Api) -> dict[str, Any]:
 # ------------------------------------------------------------------ matching
 
 
-Origin = tuple[str, str, int, bool]
-"""Scheme, host, port, whether the address may be private: what connections are shared by."""
+Origin = tuple[str, str, int, str]
+"""Scheme, host, port, the private networks it may be in: what connections are shared by."""
 
 
 class Backend(NamedTuple):
-    """Where calls of an API go: scheme, host, port, and what stands before their path."""
+    """Where calls of an API go: scheme, host, port, and what stands before their path.
+
+    private: the networks that it may be in besides the internet
+    """
 
     scheme: str
     host: str
@@ -105,6 +110,7 @@ class Backend(NamedTuple):
     authority: bytes
     base_path: bytes
     origin: Origin
+    private: addresses.Networks
 
 
 class Operation:
@@ -133,11 +139,14 @@ class ApiRoutes:
 
     def __init__(self, row: dict[str, Any]):
         self.slug: str = row["slug"]
-        self.allow_private: bool = row["allow_private"]
-        self.live = _backend(row["upstream"], self.allow_private)
+        # A blob of the release before has none of what is asked for by `get`.
+        private = addresses.networks(row.get("private_networks", ()))
+        if row["allow_private"]:
+            private = addresses.EVERYWHERE
+        self.live = _backend(row["upstream"], private)
         self.test = self.live
         if row["test_upstream"]:
-            self.test = _backend(row["test_upstream"], self.allow_private)
+            self.test = _backend(row["test_upstream"], private)
         self.connect_s: int = row["connect_s"]
         self.first_byte_s: int = row["first_byte_s"]
         self.idle_s: int = row["idle_s"]
@@ -145,7 +154,6 @@ class ApiRoutes:
         # The body's first part, the connection and the exchange, each as late as it may be.
         self.longest_ms = (self.idle_s + self.connect_s + self.total_s) * 1000
         self.max_body: int = row["max_body"]
-        # A blob of the release before has no such member.
         self.cors = Origins(row["cors"]) if row.get("cors") else None
         secret = _secret_headers(row["slug"], row["sealed_headers"])
         self.secret_names = frozenset(name for name, _ in secret)
@@ -236,14 +244,14 @@ def _pattern(template: str) -> str:
     return "[^/]+".join(re.escape(part) for part in parts)
 
 
-def _backend(url: str, allow_private: bool) -> Backend:
+def _backend(url: str, private: addresses.Networks) -> Backend:
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     authority = parts.netloc.rpartition("@")[2].encode()
-    origin = (parts.scheme, host, port, allow_private)
+    origin = (parts.scheme, host, port, ",".join(sorted(map(str, private))))
     base_path = parts.path.rstrip("/").encode()
-    return Backend(parts.scheme, host, port, authority, base_path, origin)
+    return Backend(parts.scheme, host, port, authority, base_path, private, origin)
 
 
 def _secret_headers(slug: str, text: str) -> tuple[tuple[bytes, bytes], ...]:

@@ -120,9 +120,7 @@ class Pool:
         try:
             return await self._loop.run_in_executor(
                 None,
-                lambda: addresses.resolve(
-                    backend.host, backend.port, allow_private=api.allow_private
-                ),
+                lambda: addresses.resolve(backend.host, backend.port, private=backend.private),
             )
         except (OSError, addresses.ForbiddenAddress) as error:
             log.warning("upstream.unresolved", api=api.slug, host=backend.host, reason=str(error))

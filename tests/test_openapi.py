@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway import addresses, fetching, openapi, plain_data
+from gateway.addresses import EVERYWHERE, Networks
 from gateway.openapi import InvalidDocument
 from portal.demo.holidays_api import DOCUMENT
 
@@ -489,15 +490,15 @@ def port() -> Iterator[int]:
         yield found
 
 
-def failure(url: str, *, allow_private: bool = True) -> str:
+def failure(url: str, *, private: Networks = EVERYWHERE) -> str:
     with pytest.raises(InvalidDocument) as caught:
-        openapi.fetch(url, allow_private=allow_private)
+        openapi.fetch(url, private=private)
     return str(caught.value)
 
 
 def test_a_url_is_fetched_and_its_redirects_followed(port: int) -> None:
-    plain = openapi.fetch(f"http://localhost:{port}/doc", allow_private=True)
-    redirected = openapi.fetch(f"http://localhost:{port}/to//doc", allow_private=True)
+    plain = openapi.fetch(f"http://localhost:{port}/doc", private=EVERYWHERE)
+    redirected = openapi.fetch(f"http://localhost:{port}/to//doc", private=EVERYWHERE)
 
     assert json.loads(plain) == {"host": f"localhost:{port}"}
     assert redirected == plain
@@ -505,7 +506,7 @@ def test_a_url_is_fetched_and_its_redirects_followed(port: int) -> None:
 
 def test_private_addresses_are_refused_unless_allowed(port: int) -> None:
     for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "0"):
-        assert "private network" in failure(f"http://{host}:{port}/", allow_private=False)
+        assert "private network" in failure(f"http://{host}:{port}/", private=())
 
 
 @pytest.mark.parametrize(
@@ -600,7 +601,7 @@ def test_a_server_that_drips_is_cut_off_by_the_clock() -> None:
                 f"http://127.0.0.1:{listener.getsockname()[1]}/",
                 max_bytes=1000,
                 timeout_seconds=1,
-                allow_private=True,
+                private=EVERYWHERE,
             )
 
         assert time.monotonic() - started < 3
@@ -646,7 +647,7 @@ def test_tls_is_verified_against_the_host_and_not_the_address(
     with peer(wrap) as tls_port:
         unknown = failure(f"https://localhost:{tls_port}/doc")
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
-        fetched = openapi.fetch(f"https://localhost:{tls_port}/doc", allow_private=True)
+        fetched = openapi.fetch(f"https://localhost:{tls_port}/doc", private=EVERYWHERE)
         other_name = failure(f"https://127.0.0.1:{tls_port}/doc")
 
     assert json.loads(fetched) == {"host": f"localhost:{tls_port}"}

@@ -21,19 +21,26 @@ from portal.staff.plan_forms import LinesField
 
 Judged = TypeVar("Judged")
 
-PRIVATE = "The upstream is a private address, which the gateway calls only where this is set."
+TIMEOUTS = {
+    "connect": "Connect",
+    "first_byte": "First byte",
+    "idle": "Idle",
+    "total": "Total",
+}
+PRIVATE = "The upstream is a private address, which the gateway calls only where it is allowed."
+NEVER = "That is a link-local address or cloud metadata, which no backend may be on."
 
 
-def is_private(upstream: str) -> bool:
-    """Whether an upstream is written as an address that only the inside reaches.
+def is_refused(upstream: str, private: addresses.Networks) -> bool:
+    """Whether an upstream is written as an address that the gateway would not call.
 
     A name is judged when it is connected to: what it resolves to may change.
+
+    private: the networks that it may be in besides the internet
     """
     host = urlsplit(upstream).hostname or ""
-    if host == "localhost":
-        return True
     try:
-        return not addresses.is_public(host)
+        return not addresses.is_allowed("127.0.0.1" if host == "localhost" else host, private)
     except ValueError:  # a name
         return False
 
@@ -59,6 +66,14 @@ class ApiForm(ModelForm[Api]):
     )
     remove_upstream_headers = forms.BooleanField(required=False, label="Remove upstream headers")
 
+    private_networks = LinesField(
+        label="or in these private networks",
+        help_text=(
+            "One per line, such as 10.20.0.0/16, fd12:3456::/48 or 127.0.0.1. Where the backend’s "
+            "name leads to any other private address, calls are answered with 502. Link-local "
+            "addresses and cloud metadata are always refused. Empty: the internet only."
+        ),
+    )
     cors_origins = LinesField(
         label="Origins of web pages",
         help_text=(
@@ -79,6 +94,7 @@ class ApiForm(ModelForm[Api]):
             "upstream_url",
             "test_upstream_url",
             "allow_private_upstream",
+            "private_networks",
             "cors_origins",
             "connect_timeout_seconds",
             "first_byte_timeout_seconds",
@@ -86,8 +102,17 @@ class ApiForm(ModelForm[Api]):
             "total_timeout_seconds",
             "max_body_bytes",
         )
-        labels = {"upstream_url": "Upstream", "test_upstream_url": "Test upstream"}
-        help_texts = {"slug": "The part of every call’s address after /gateway/."}
+        labels = {
+            "upstream_url": "Upstream",
+            "test_upstream_url": "Test upstream",
+            "allow_private_upstream": "The backend may be on any private address",
+            **{f"{name}_timeout_seconds": f"{label} timeout" for name, label in TIMEOUTS.items()},
+            "max_body_bytes": "Largest body",
+        }
+        help_texts = {
+            "slug": "The part of every call’s address after /gateway/.",
+            "allow_private_upstream": "Loopback, too. Naming its networks below allows less.",
+        }
 
     def clean_upstream_url(self) -> str:
         return _clean(catalogue.upstream_url, self.cleaned_data["upstream_url"])
@@ -98,6 +123,14 @@ class ApiForm(ModelForm[Api]):
 
     def clean_upstream_headers(self) -> dict[str, str]:
         return _clean(catalogue.parse_headers, self.cleaned_data["upstream_headers"])
+
+    def clean_private_networks(self) -> list[str]:
+        given: list[str] = self.cleaned_data["private_networks"]
+        try:
+            addresses.networks(given)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        return given
 
     def clean_cors_origins(self) -> list[str]:
         try:
@@ -112,11 +145,18 @@ class ApiForm(ModelForm[Api]):
         )
         if first and total and total < first:
             self.add_error(
-                "total_timeout_seconds", "The whole call can't have less time than its first byte."
+                "total_timeout_seconds",
+                "The whole call can't have less time than its first byte; 0 is no limit.",
             )
-        upstreams = (cleaned.get("upstream_url", ""), cleaned.get("test_upstream_url", ""))
-        if any(map(is_private, upstreams)) and not cleaned.get("allow_private_upstream"):
-            self.add_error("allow_private_upstream", PRIVATE)
+        private = addresses.networks(cleaned.get("private_networks", ()))
+        if cleaned.get("allow_private_upstream"):
+            private = addresses.EVERYWHERE
+        for field in ("upstream_url", "test_upstream_url"):
+            upstream = cleaned.get(field, "")
+            if is_refused(upstream, addresses.EVERYWHERE):
+                self.add_error(field, NEVER)
+            elif is_refused(upstream, private):
+                self.add_error(field, PRIVATE)
         if cleaned.get("upstream_headers") and cleaned.get("remove_upstream_headers"):
             self.add_error("remove_upstream_headers", "Replace the headers or remove them.")
         return cleaned

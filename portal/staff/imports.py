@@ -22,10 +22,10 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.text import slugify
 
-from gateway import catalogue, openapi, plain_data
+from gateway import addresses, catalogue, openapi, plain_data
 from gateway.models import Api
 from portal.models import User
-from portal.staff.api_forms import PRIVATE, is_private
+from portal.staff.api_forms import NEVER, PRIVATE, is_refused
 
 KEPT_SECONDS = 3600
 
@@ -110,8 +110,9 @@ class ImportForm(forms.Form):
             return text
         if url:
             if self.api is not None:
-                return openapi.fetch(url, allow_private=self.api.allow_private_upstream)
-            return openapi.fetch(url, allow_private=cleaned["allow_private_upstream"])
+                return openapi.fetch(url, private=self.api.backend_networks)
+            anywhere = cleaned["allow_private_upstream"]
+            return openapi.fetch(url, private=addresses.EVERYWHERE if anywhere else ())
         kept = recall(self.user_id, cleaned.get("kept", ""))
         if kept is None:
             raise ValidationError("Choose a file or give a URL.")
@@ -141,7 +142,9 @@ class ImportForm(forms.Form):
         except catalogue.InvalidTerms as invalid:
             self.add_error("upstream_url", str(invalid))
             return
-        if is_private(cleaned["upstream_url"]) and not cleaned.get("allow_private_upstream"):
+        if is_refused(cleaned["upstream_url"], addresses.EVERYWHERE):
+            self.add_error("upstream_url", NEVER)
+        elif not cleaned["allow_private_upstream"] and is_refused(cleaned["upstream_url"], ()):
             self.add_error("allow_private_upstream", PRIVATE)
 
 

@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from gateway import catalogue, openapi
+from gateway.addresses import EVERYWHERE
 from gateway.models import Api
 from portal.demo import seed
 
@@ -57,7 +58,7 @@ class Command(BaseCommand):
 
     def document(self, place: str) -> openapi.Document:
         if place.startswith(("http://", "https://")):
-            return openapi.read(openapi.fetch(place, allow_private=True))
+            return openapi.read(openapi.fetch(place, private=EVERYWHERE))
         try:
             return openapi.read(Path(place).read_bytes())
         except OSError as error:
