@@ -1,6 +1,7 @@
 """The HTTP/1.1 client towards backends: pooled connections on httptools.
 
-Owns connecting (addresses resolved, private ones refused, pinned), keep-alive, framing of the
+Owns connecting (addresses resolved, private ones refused, pinned; over https the certificate
+verified, for the host's name, before anything is sent), keep-alive, framing of the
 answer, backpressure in both directions and the clock of each exchange. Follows no redirect,
 decompresses nothing, keeps no cookie. Knows neither keys nor limits.
 
@@ -24,6 +25,7 @@ from typing import cast
 import httptools
 import structlog
 
+from django.conf import settings
 from gateway import addresses
 from gateway.problems import Refusal
 from gateway.routes import ApiRoutes, Backend, Origin
@@ -81,6 +83,8 @@ class Pool:
         self._ticking: asyncio.TimerHandle | None = None
         self._tls = ssl.create_default_context()
 
+        if settings.UPSTREAM_CA_FILE:
+            self._tls.load_verify_locations(settings.UPSTREAM_CA_FILE)
     def idle(self, backend: Backend) -> Connection | None:
         """An open connection that nobody uses, the one used last."""
         connections = self._idle[backend.origin]
@@ -107,7 +111,7 @@ class Pool:
                             server_hostname=backend.host if tls else None,
                         )
                     except OSError as error:
-                        reason = str(error)
+                        reason = str(error) or type(error).__name__
                     else:
                         return connection
         except TimeoutError:

@@ -1,6 +1,7 @@
 """The one settings file. Every value that differs between places comes from the environment."""
 
 import logging
+import ssl
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,15 @@ if not GITHUB_META_URL.startswith(("http://", "https://")):
 # ------------------------------------------------------------------ gateway
 # How many proxies in front of it may say who the client is (X-Forwarded-For, from the right).
 TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
+# Certificates of authorities that backends are verified against, besides the system's.
+UPSTREAM_CA_FILE = env.str("UPSTREAM_CA_FILE", default="")
+if UPSTREAM_CA_FILE:
+    try:
+        ssl.create_default_context(cafile=UPSTREAM_CA_FILE)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"UPSTREAM_CA_FILE ({UPSTREAM_CA_FILE}) is not a file of PEM certificates: {error}."
+        ) from None
 GATEWAY_REDIS_TIMEOUT_SECONDS = env.float("GATEWAY_REDIS_TIMEOUT_SECONDS", default=2.0)
 # Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted.
 GATEWAY_MAX_STREAM_ENTRIES = env.int("GATEWAY_MAX_STREAM_ENTRIES", default=1_000_000)

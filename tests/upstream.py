@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -272,7 +273,7 @@ async def _serve(
 
 
 @contextmanager
-def serving() -> Iterator[Upstream]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
     """The backend in a thread of its own, for as long as the block lasts."""
     upstream = Upstream()
     started = threading.Event()
@@ -280,7 +281,7 @@ def serving() -> Iterator[Upstream]:
 
     async def main() -> None:
         server = await asyncio.start_server(
-            lambda r, w: _serve(upstream, r, w), "127.0.0.1", 0, limit=1 << 20
+            lambda r, w: _serve(upstream, r, w), "127.0.0.1", 0, limit=1 << 20, ssl=tls
         )
         upstream.port = server.sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
