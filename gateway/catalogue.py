@@ -6,13 +6,13 @@ Owns the rules of those rows that a form or a document must pass. Reads no docum
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from django.db import transaction
 from django.db.models import QuerySet
 
-from gateway import openapi, routes
+from gateway import identity, openapi, routes
 from gateway.models import Api, Meter, Operation
 from keys import sealed
 
@@ -100,6 +100,40 @@ def sealed_header_names(api: Api) -> list[str]:
     if not api.upstream_headers_sealed:
         return []
     return list(json.loads(sealed.unseal(api.upstream_headers_sealed)))
+
+
+@transaction.atomic
+def draw_identity_secret(api: Api) -> identity.Secret:
+    """A new secret for the tokens of this API's calls, to be shown now and never again.
+
+    The first one signs from the next call on. Any other waits, so that backends can be told of it,
+    until `use_next_identity_secret`; one that was waiting already is thrown away.
+    """
+    drawn = identity.draw()
+    _change_identity(api, lambda held: [*held[:1], drawn])
+    return drawn
+
+
+@transaction.atomic
+def use_next_identity_secret(api: Api) -> None:
+    """Signs with the secret that waits, if there is one, and forgets the one before."""
+    _change_identity(api, lambda held: held[-1:])
+
+
+@transaction.atomic
+def remove_identity_secrets(api: Api) -> None:
+    """Sends calls of this API without a token from now on."""
+    Api.objects.filter(pk=api.pk).update(identity_sealed="")
+    routes.bump()
+
+
+def _change_identity(
+    api: Api, change: Callable[[list[identity.Secret]], list[identity.Secret]]
+) -> None:
+    locked = Api.objects.select_for_update().only("identity_sealed").get(pk=api.pk)
+    locked.identity_sealed = identity.seal(change(identity.unseal(locked.identity_sealed)))
+    locked.save(update_fields=["identity_sealed"])
+    routes.bump()
 
 
 def make_meters(names: Iterable[str]) -> None:

@@ -245,6 +245,13 @@ def _request_head(call: Call, admission: Admission, backend: Backend) -> bytes:
     if said.chunked:
         framing = b"\r\ntransfer-encoding: chunked\r\n\r\n"
     elif said.content_length is not None:
+    identity = b""
+    if api.signer is not None:
+        target = b"%b://%b%b%b" % (
+            backend.scheme.encode(), backend.authority, backend.base_path, call.path
+        )  # fmt: skip
+        token = api.signer.token(call.method, target, admission, int(time.time()))
+        identity = b"\r\nkeystile-identity: " + token
         framing = b"\r\ncontent-length: %d\r\n\r\n" % said.content_length
     else:
         framing = b"\r\n\r\n"
@@ -262,7 +269,7 @@ def _request_head(call: Call, admission: Admission, backend: Backend) -> bytes:
             b"\r\nkeystile-plan: ", admission.plan.translate(None, CONTROL_CHARACTERS),
             b"\r\nkeystile-event: ", admission.event_id.encode(),
             b"\r\nkeystile-mode: ", admission.mode,
-            framing,
+            identity, framing,
         )
     )  # fmt: skip
 

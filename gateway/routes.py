@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import structlog
 from django.db.models import F
 
-from gateway import addresses
+from gateway import addresses, identity
 from gateway.cors import Origins
 from gateway.intake import ENCODED_SLASH
 from gateway.link import Template
@@ -75,6 +75,7 @@ def _api_json(api: Api) -> dict[str, Any]:
         "upstream": api.upstream_url,
         "test_upstream": api.test_upstream_url,
         "sealed_headers": api.upstream_headers_sealed,
+        "sealed_identity": api.identity_sealed,
         "allow_private": api.allow_private_upstream,
         "unlisted": api.unlisted,
         "private_networks": api.private_networks,
@@ -162,6 +163,7 @@ class ApiRoutes:
         self._static: dict[tuple[str, bytes], Operation] = {}
         self.by_label: dict[str, Operation] = {}
         templated: defaultdict[str, list[tuple[str, Operation]]] = defaultdict(list)
+        self.signer = _signer(row["slug"], row.get("sealed_identity", ""))
         for method, template, weights, max_units in row["operations"]:
             operation = Operation(f"{method} {template}", weights, max_units)
             self.by_label[operation.label] = operation
@@ -264,3 +266,13 @@ def _secret_headers(slug: str, text: str) -> tuple[tuple[bytes, bytes], ...]:
         log.error("routes.seal_broken", api=slug)
         return ()
     return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
+
+
+def _signer(slug: str, text: str) -> identity.Signer | None:
+    try:
+        secrets = identity.unseal(text)
+    except sealed.SealBroken:
+        # The API's backend, which asks for an identity, refuses these calls.
+        log.error("routes.identity_seal_broken", api=slug)
+        return None
+    return identity.Signer(secrets[0]) if secrets else None
