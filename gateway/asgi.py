@@ -23,6 +23,7 @@ django.setup()
 from gateway.intake import Fields, read_fields  # noqa: E402
 from gateway.plane import Gateway  # noqa: E402
 from gateway.problems import Headers, Refusal, fields_of  # noqa: E402
+from gateway.renewal import LEASE, Lease  # noqa: E402
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -35,7 +36,8 @@ GC_THRESHOLDS = (50_000, 50, 100)
 class Application:
     """The ASGI entry: starts the gateway with the server, or with the first call."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: Lease = LEASE) -> None:
+        self._lease = lease
         self._gateway: Gateway | None = None
         self._starting = asyncio.Lock()
 
@@ -55,7 +57,7 @@ class Application:
     async def _started(self) -> Gateway:
         async with self._starting:
             if self._gateway is None:
-                gateway = Gateway()
+                gateway = Gateway(self._lease)
                 await gateway.start()
                 self._gateway = gateway
             return self._gateway

@@ -21,6 +21,7 @@ from gateway.admit import Admission, Gate
 from gateway.cors import ForPages, Origins
 from gateway.forward import Client, forward
 from gateway.problems import Headers, Refusal, http_date, lines_of
+from gateway.renewal import LEASE, Lease, Renewer
 from gateway.settle import Outcome, Settler
 from gateway.upstream import Pool
 from keys import records
@@ -48,10 +49,11 @@ class Asking(verify.Asking, Protocol):
 class Gateway:
     """Must be made and used on one event loop, between `start` and `stop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: Lease = LEASE) -> None:
         self._link = link.Link(settings.REDIS_URL, settings.GATEWAY_REDIS_TIMEOUT_SECONDS)
         self._settler = Settler(self._link)
         self._gate = Gate(self._link, self._settler)
+        self._renewer = Renewer(self._link, lease)
         self._pool = Pool()
 
     async def start(self) -> None:
@@ -64,6 +66,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Waits for outstanding settlements, then closes."""
+        self._renewer.stop()
         await self._settler.finish(SETTLE_SECONDS)
         self._pool.close()
         await self._link.close()
@@ -145,12 +148,16 @@ class Gateway:
     ) -> None:
         """Forwards an admitted call, answers it, and settles it whatever happens."""
         outcome = Outcome()
+        if admission.api.is_endless:
+            self._renewer.hold(admission.event_id, call.said.partition)
         try:
             refusal = await forward(self._pool, call, admission, client, outcome)
             if refusal is not None:
                 outcome.status, outcome.code = refusal.status, refusal.code
                 refuse(refusal._replace(lines=admission.head), client)
         finally:
+            if admission.api.is_endless:
+                self._renewer.drop(admission.event_id)
             self._settler.settle(
                 admission.event_id,
                 call.said.partition,

@@ -77,8 +77,8 @@ def _api_json(api: Api) -> dict[str, Any]:
         "sealed_headers": api.upstream_headers_sealed,
         "sealed_identity": api.identity_sealed,
         "allow_private": api.allow_private_upstream,
-        "unlisted": api.unlisted,
         "private_networks": api.private_networks,
+        "unlisted": api.unlisted,
         "connect_s": api.connect_timeout_seconds,
         "first_byte_s": api.first_byte_timeout_seconds,
         "idle_s": api.idle_timeout_seconds,
@@ -110,8 +110,8 @@ class Backend(NamedTuple):
     port: int
     authority: bytes
     base_path: bytes
-    origin: Origin
     private: addresses.Networks
+    origin: Origin
 
 
 class Operation:
@@ -152,18 +152,22 @@ class ApiRoutes:
         self.first_byte_s: int = row["first_byte_s"]
         self.idle_s: int = row["idle_s"]
         self.total_s: int = row["total_s"]
-        # The body's first part, the connection and the exchange, each as late as it may be.
-        self.longest_ms = (self.idle_s + self.connect_s + self.total_s) * 1000
+        self.is_endless = self.total_s == 0
+        # The body's first part, the connection and the exchange, each as late as it may be; a call
+        # without an end renews its open instead (gateway.renewal).
+        self.longest_ms = 0
+        if not self.is_endless:
+            self.longest_ms = (self.idle_s + self.connect_s + self.total_s) * 1000
         self.max_body: int = row["max_body"]
         self.cors = Origins(row["cors"]) if row.get("cors") else None
         secret = _secret_headers(row["slug"], row["sealed_headers"])
         self.secret_names = frozenset(name for name, _ in secret)
         self.secret_lines = b"".join(b"%b: %b\r\n" % field for field in secret)
+        self.signer = _signer(row["slug"], row.get("sealed_identity", ""))
         self._other = Operation(OTHER, {}, {}) if row["unlisted"] == Api.Unlisted.FORWARD else None
         self._static: dict[tuple[str, bytes], Operation] = {}
         self.by_label: dict[str, Operation] = {}
         templated: defaultdict[str, list[tuple[str, Operation]]] = defaultdict(list)
-        self.signer = _signer(row["slug"], row.get("sealed_identity", ""))
         for method, template, weights, max_units in row["operations"]:
             operation = Operation(f"{method} {template}", weights, max_units)
             self.by_label[operation.label] = operation

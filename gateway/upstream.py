@@ -15,6 +15,7 @@ decompresses nothing, keeps no cookie. Knows neither keys nor limits.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
 import time
@@ -201,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._idle_s = api.idle_s
         self._began = self._loop.time()
-        self._deadline = self.total_deadline = self._began + api.total_s
+        self._deadline = self.total_deadline = self._began + (api.total_s or math.inf)
         self.answered_ns = 0
         self.status = 0
         self.reason: bytes | None = None

@@ -42,9 +42,11 @@ class Gateway:
             return int(file.read().split()[1]) * 4
 
 
-def gateway_command(listener: socket.socket) -> list[str]:
+def gateway_command(
+    listener: socket.socket, application: str = "gateway.asgi:application"
+) -> list[str]:
     """What `make run` starts as a gateway process, on an inherited socket."""
-    command = [sys.executable, "-m", "uvicorn", "gateway.asgi:application"]
+    command = [sys.executable, "-m", "uvicorn", application]
     command += [f"--fd={listener.fileno()}", "--http=gateway.wire:Server", "--loop=uvloop"]
     command += ["--ws=none", "--no-access-log", "--no-server-header", "--no-date-header"]
     command += ["--no-proxy-headers", "--log-level=warning", "--timeout-graceful-shutdown=2"]
@@ -52,11 +54,13 @@ def gateway_command(listener: socket.socket) -> list[str]:
 
 
 @contextmanager
-def gateway(processes: int = 1, **environment: str) -> Iterator[Gateway]:
+def gateway(
+    processes: int = 1, application: str = "gateway.asgi:application", **environment: str
+) -> Iterator[Gateway]:
     """Gateway processes on one inherited socket, as `make run` starts them."""
     listener = loopback.listen(0)
     port = listener.getsockname()[1]
-    command = gateway_command(listener)
+    command = gateway_command(listener, application)
     started = [
         subprocess.Popen(command, env=os.environ | environment, pass_fds=[listener.fileno()])
         for _ in range(processes)
