@@ -109,8 +109,11 @@ async def forward(
     try:
         if body is not None:
             await body.begin()
+        # One that died idle is followed by a new one: a call is sent twice at most.
+        connection = pool.idle(backend)
         while True:
-            connection = pool.idle(backend) or await pool.connect(api, backend)
+            if connection is None:
+                connection = await pool.connect(api, backend)
             connection.begin(api, is_head=call.method == "HEAD")
             client.watch(connection.abandon)
             started_ns = time.perf_counter_ns()
@@ -242,9 +245,6 @@ def _request_head(call: Call, admission: Admission, backend: Backend) -> bytes:
     """The request line and fields for the backend: the path as it came, our identity fields."""
     said = call.said
     api = admission.api
-    if said.chunked:
-        framing = b"\r\ntransfer-encoding: chunked\r\n\r\n"
-    elif said.content_length is not None:
     identity = b""
     if api.signer is not None:
         target = b"%b://%b%b%b" % (
@@ -252,6 +252,9 @@ def _request_head(call: Call, admission: Admission, backend: Backend) -> bytes:
         )  # fmt: skip
         token = api.signer.token(call.method, target, admission, int(time.time()))
         identity = b"\r\nkeystile-identity: " + token
+    if said.chunked:
+        framing = b"\r\ntransfer-encoding: chunked\r\n\r\n"
+    elif said.content_length is not None:
         framing = b"\r\ncontent-length: %d\r\n\r\n" % said.content_length
     else:
         framing = b"\r\n\r\n"

@@ -25,8 +25,8 @@ from typing import cast
 
 import httptools
 import structlog
-
 from django.conf import settings
+
 from gateway import addresses
 from gateway.problems import Refusal
 from gateway.routes import ApiRoutes, Backend, Origin
@@ -83,9 +83,9 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._ticking: asyncio.TimerHandle | None = None
         self._tls = ssl.create_default_context()
-
         if settings.UPSTREAM_CA_FILE:
             self._tls.load_verify_locations(settings.UPSTREAM_CA_FILE)
+
     def idle(self, backend: Backend) -> Connection | None:
         """An open connection that nobody uses, the one used last."""
         connections = self._idle[backend.origin]
@@ -235,7 +235,11 @@ class Connection(asyncio.Protocol):
         """Waits until the backend takes more. Returns at once when the exchange has failed."""
         if self._write_paused and not self.closed:
             self._writer = self._loop.create_future()
+            if not self.status:
+                self._deadline = min(self.total_deadline, self._loop.time() + self._idle_s)
             await self._writer
+            if not self.status:
+                self._deadline = self.total_deadline
 
     # ---- the answer
 
