@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from auditlog.models import LogEntry
+from django.contrib.admin.models import LogEntry as DjangoLogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -18,7 +19,7 @@ from billing.models import (
     Subscription,
 )
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
-from gateway import catalogue
+from gateway import catalogue, identity
 from gateway.models import Api, QuarantinedEntry, Routes, UsageRollup
 from keys import issuance, records, tokens
 from keys.models import ApiKey, Entitlement, KeyEvent
@@ -534,6 +535,16 @@ def test_upstream_headers_go_in_and_never_come_out(desk, staff):
         ({"upstream_headers": "X-A: 1\nx-a: 2"}, "given twice"),
         ({"upstream_headers": "no colon"}, "Line 1"),
         ({"total_timeout_seconds": 1}, "less time than its first byte"),
+        ({"connect_timeout_seconds": 0}, "greater than or equal to 1"),
+        ({"idle_timeout_seconds": -1}, "greater than or equal to"),
+        ({"first_byte_timeout_seconds": 40_000}, "less than or equal to 32767"),
+        ({"max_body_bytes": -1}, "greater than or equal to 0"),
+        ({"allow_private_upstream": ""}, "only where it is allowed"),
+        ({"allow_private_upstream": "", "private_networks": "10.0.0.0/8"}, "only where it is"),
+        ({"private_networks": "10.0.0.0/8\n10.0.0.5/16"}, "“10.0.0.5/16” has bits"),
+        ({"private_networks": "backend.internal"}, "“backend.internal” is not a network"),
+        ({"upstream_url": "http://169.254.169.254/latest"}, "which no backend may be on"),
+        ({"test_upstream_url": "http://[fd00:ec2::254]"}, "which no backend may be on"),
         ({"operations-0-weights": '{"pages": 1}'}, "no meter “pages”"),
         ({"operations-0-weights": '{"calls": -1}'}, "whole number"),
         ({"operations-0-max_units": '{"calls": 5}'}, "counted by the gateway"),
@@ -551,6 +562,75 @@ def test_an_api_that_makes_no_sense_is_refused_with_a_sentence(change, sentence,
     assert answer.status_code == 200
     assert sentence in answer.content.decode()
     assert not Routes.objects.exists()
+
+
+def test_an_api_may_stay_within_a_network_and_stream_without_end(desk, staff):
+    api = make_api()
+
+    answer = desk.post(
+        page_of(api),
+        api_form(
+            api,
+            allow_private_upstream="",
+            private_networks="127.0.0.0/8\nfd12::/48",
+            total_timeout_seconds=0,
+        ),
+    )
+
+    assert answer.status_code == 302, answer.context["errors"]
+    api.refresh_from_db()
+    assert api.private_networks == ["127.0.0.0/8", "fd12::/48"]
+    assert (api.allow_private_upstream, api.total_timeout_seconds) == (False, 0)
+    assert "127.0.0.0/8\nfd12::/48" in desk.get(page_of(api)).content.decode()
+
+
+def held_secrets(api):
+    api.refresh_from_db()
+    return identity.unseal(api.identity_sealed)
+
+
+def test_a_signing_secret_is_shown_once_and_rotated_in_two_steps(desk, staff):
+    api = make_api()
+    address = reverse("admin:gateway_api_identity", args=[api.pk])
+
+    drawn = desk.post(address, {"draw": "Draw"})
+    (first,) = held_secrets(api)
+    desk.post(address, {"draw": "Draw"})
+    _, second = held_secrets(api)
+    waiting = desk.get(address).content.decode()
+    desk.post(address, {"switch": "Sign"})
+    switched = held_secrets(api)
+    desk.post(address, {"remove": "Stop"})
+
+    assert first.text in drawn.content.decode()
+    assert "no-store" in drawn["Cache-Control"]
+    assert f"Sign with {second.kid}" in waiting
+    assert switched == [second]
+    assert held_secrets(api) == []
+    for page in (
+        waiting,
+        desk.get(address).content.decode(),
+        desk.get(page_of(api)).content.decode(),
+    ):
+        assert first.text not in page
+        assert second.text not in page
+    assert not LogEntry.objects.filter(changes__icontains=first.text).exists()
+    assert [log.change_message for log in DjangoLogEntry.objects.order_by("pk")] == [
+        f"Drew the signing secret {first.kid}.",
+        f"Drew the signing secret {second.kid}.",
+        "Calls are signed with the next secret from now on; the one before is gone.",
+        "Calls are no longer signed.",
+    ]
+
+
+def test_signing_secrets_are_for_staff_who_may_change_apis(client, staff):
+    address = reverse("admin:gateway_api_identity", args=[make_api().pk])
+    reader = User.objects.create_user("reader@example.com", "a long enough one", is_staff=True)
+    client.force_login(reader)
+
+    assert client.get(address).status_code == 403
+    assert client.post(address, {"draw": "Draw"}).status_code == 403
+    assert not Api.objects.exclude(identity_sealed="").exists()
 
 
 def test_an_imported_operation_can_be_repriced_and_not_renamed(desk, staff):

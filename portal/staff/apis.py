@@ -30,7 +30,7 @@ from portal.models import Account
 from portal.staff.api_forms import ApiForm, OperationForm, OperationFormSet
 from portal.staff.desk import CappedPaginator, Desk, Facts, tag
 
-auditlog.register(Api, exclude_fields=["document", "upstream_headers_sealed"])
+auditlog.register(Api, exclude_fields=["document", "upstream_headers_sealed", "identity_sealed"])
 auditlog.register(Operation)
 auditlog.register(Meter)
 
@@ -79,33 +79,40 @@ class ApiAdmin(Desk[Api]):
     prepopulated_fields = {"slug": ("name",)}
     fieldsets = (
         (None, {"fields": ("name", "slug", "description", ("enabled", "listed"), "unlisted")}),
+        ("Backend", {"fields": ("upstream_url", "test_upstream_url")}),
         (
-            "Backend",
+            "Security",
             {
+                "description": (
+                    "What the gateway may connect to, and how the backend knows that it was the "
+                    "gateway that called."
+                ),
                 "fields": (
-                    "upstream_url",
-                    "test_upstream_url",
                     "allow_private_upstream",
+                    "private_networks",
                     "headers_set",
                     "upstream_headers",
                     "remove_upstream_headers",
-                )
+                    "identity",
+                ),
             },
         ),
         ("Browsers", {"classes": ("collapse",), "fields": ("cors_origins",)}),
         (
-            "Limits of one call",
+            "Timeouts",
             {
                 "classes": ("collapse",),
+                "description": "In seconds. A call that takes longer is ended and not billed, or "
+                "cut off if its answer has begun.",
                 "fields": (
                     ("connect_timeout_seconds", "first_byte_timeout_seconds"),
                     ("idle_timeout_seconds", "total_timeout_seconds"),
-                    "max_body_bytes",
                 ),
             },
         ),
+        ("Limits", {"classes": ("collapse",), "fields": ("max_body_bytes",)}),
     )
-    readonly_fields = ("headers_set",)
+    readonly_fields = ("headers_set", "identity")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Api]:
         return super().get_queryset(request).defer("document").annotate(of_it=Count("operations"))
@@ -129,6 +136,15 @@ class ApiAdmin(Desk[Api]):
         if not names:
             return "none"
         return format_html("{} (values are encrypted and not shown)", ", ".join(names))
+
+    @admin.display(description="signed identity")
+    def identity(self, api: Api) -> str:
+        if api.pk is None:
+            return "after the first save"
+        address = reverse("admin:gateway_api_identity", args=[api.pk])
+        if not api.identity_sealed:
+            return format_html('none; <a href="{}">sign calls…</a>', address)
+        return format_html('calls are signed; <a href="{}">secrets…</a>', address)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

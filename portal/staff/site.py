@@ -1,7 +1,7 @@
 """The admin under the seller's name, arranged by what staff do instead of by app.
 
-Owns the index, the addresses of the pages that no model has (analytics, ledger, import), and
-what waits for staff. The models' own pages stand in the modules beside this one.
+Owns the index, the addresses of the pages that no model has (analytics, ledger, import, secrets),
+and what waits for staff. The models' own pages stand in the modules beside this one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.models import QuarantinedEntry
 from keys import issuance
 from keys.models import ApiKey
 from portal.ratelimits import by_address, by_field, limited
-from portal.staff import analytics, imports, ledger
+from portal.staff import analytics, api_identity, imports, ledger
 
 # What a group lists: models by label, in the order in which staff look for them.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -78,6 +78,11 @@ class StaffSite(AdminSite):
                 "gateway/api/import/<str:token>/",
                 view(imports.confirm),
                 name="gateway_api_import_confirm",
+            ),
+            path(
+                "gateway/api/<int:pk>/identity/",
+                view(api_identity.page),
+                name="gateway_api_identity",
             ),
             *super().get_urls(),
         ]
