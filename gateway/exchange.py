@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import structlog
 from uvicorn.protocols.utils import get_local_addr
 
-from gateway.upstream import STATUS_LINES
+from gateway.problems import STATUS_LINES
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 Message = Mapping[str, Any]
 
 BUFFER_BYTES = 64 * 1024
+BODY_SECONDS = 30.0
+"""How long a page waits for the next part of a body; calls have their API's own patience."""
 BODILESS = frozenset((204, 304))
 DISCONNECT: Message = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -136,6 +138,11 @@ class Exchange:
         if self._buffered > BUFFER_BYTES:
             self._connection.pause_reading()
         self._wake()
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether some of the body is still to come."""
+        return not self._whole
 
     def arrived_whole(self) -> None:
         self._whole = True
@@ -282,7 +289,11 @@ class Page:
         await app(scope, self._receive, self._send)  # type: ignore[arg-type]
 
     async def _receive(self) -> Message:
-        part = await self._exchange.part()
+        try:
+            async with asyncio.timeout(BODY_SECONDS if self._exchange.is_arriving else None):
+                part = await self._exchange.part()
+        except TimeoutError:
+            return DISCONNECT
         if part is None:
             return DISCONNECT
         return {"type": "http.request", "body": part[0], "more_body": part[1]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import hiredis
@@ -98,7 +99,7 @@ class Gateway:
         if not call.said.digest:
             refuse(intake.MISSING_KEY, client)
             return
-        admission = await self._gate.admit(call, str(uuid_utils.uuid7()))
+        admission = await self.admit(call)
         if isinstance(admission, Refusal):
             refuse(admission, client)
         else:
@@ -139,9 +140,9 @@ class Gateway:
         """What the call's key may do and what is left of it (`gateway.limits`)."""
         return await limits.answer(self._link, self._gate, call)
 
-    async def admit(self, call: intake.Call) -> Admission | Refusal:
+    def admit(self, call: intake.Call) -> Coroutine[Any, Any, Admission | Refusal]:
         """Admits the call, as a new event. Admitted means: `carry_out` must follow."""
-        return await self._gate.admit(call, str(uuid_utils.uuid7()))
+        return self._gate.admit(call, str(uuid_utils.uuid7()))
 
     async def carry_out(
         self, call: intake.Call, admission: Admission, client: Client, started_ns: int

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
+from http.client import responses
 from typing import NamedTuple
 
 from django.conf import settings
@@ -203,6 +204,12 @@ class Refusal(NamedTuple):
         if self.status == 401:
             fields.append((b"www-authenticate", b'Bearer realm="keystile"'))
         return lines_of(fields) + self.lines
+
+
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()
+    for status in range(200, 600)
+}
 
 
 def lines_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -20,7 +20,6 @@ import re
 import ssl
 import time
 from collections import defaultdict, deque
-from http.client import responses
 from typing import cast
 
 import httptools
@@ -28,7 +27,7 @@ import structlog
 from django.conf import settings
 
 from gateway import addresses
-from gateway.problems import Refusal
+from gateway.problems import STATUS_LINES, Refusal
 from gateway.routes import ApiRoutes, Backend, Origin
 
 log = structlog.get_logger(__name__)
@@ -43,10 +42,6 @@ MOST_OVERHEAD = 16
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 # Of a trailer llhttp lets them decide what becomes of the connection.
 STEERING = frozenset((b"connection", b"proxy-connection"))
-STATUS_LINES = {
-    status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()
-    for status in range(200, 600)
-}
 FINAL_LINE = re.compile(
     rb"^HTTP/1\.[01] [2-5][0-9][0-9] ?([\t\x20-\x7e\x80-\xff]*)\r$", re.MULTILINE
 )

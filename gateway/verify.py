@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 TARGETS = frozenset((b"/gateway/.verify", b"/.verify"))
 SCOPE = b"verify"
 MAX_BODY_BYTES = 16 * 1024
+BODY_SECONDS = 5.0
 MAX_UNITS = 10**12
 MAX_METERS = 8
 MEMBERS = frozenset(("key", "api", "method", "path", "operation", "units", "address", "referrer"))
@@ -118,16 +119,20 @@ async def _is_allowed(link: Link, headers: Headers) -> bool:
 
 
 async def _body(client: Client) -> bytes | None:
-    """The body; None if it is too long. Raises `Invalid` if it breaks off."""
+    """The body; None if it is too long. Raises `Invalid` if it breaks off or takes too long."""
     body, more = b"", True
-    while more:
-        part = await client.part()
-        if part is None:
-            raise Invalid("The request broke off.")
-        data, more = part
-        body += data
-        if len(body) > MAX_BODY_BYTES:
-            return None
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                part = await client.part()
+                if part is None:
+                    raise Invalid("The request broke off.")
+                data, more = part
+                body += data
+                if len(body) > MAX_BODY_BYTES:
+                    return None
+    except TimeoutError:
+        raise Invalid("The body did not arrive in time.") from None
     return body
 
 

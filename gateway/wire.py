@@ -20,8 +20,7 @@ from uvicorn.protocols.utils import get_remote_addr, is_ssl
 
 from gateway.exchange import Exchange, Page
 from gateway.intake import Fields, read_fields
-from gateway.problems import Refusal, lines_of
-from gateway.upstream import STATUS_LINES
+from gateway.problems import STATUS_LINES, Refusal, lines_of
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application

@@ -75,7 +75,7 @@ def test_a_quota_lets_exactly_as_much_through_over_two_processes(door, backend):
     put_on_sale(backend.url)
     customer = make_customer(terms(limit=300))
 
-    statuses = call_from_many(door, customer, "/gateway/demo/echo", calls=500)
+    statuses = call_from_many(door, customer, "/gateway/demo/echo", calls=500, connections=64)
 
     assert statuses == {200: 300, 429: 200}
     recorded = traffic.entries()

@@ -225,3 +225,17 @@ def test_without_redis_there_is_no_answer(question, customer, redis_clean):
     redis_clean.delete(records.ready_name(0))
 
     assert_refused(question(key=customer.secret), "limits_unavailable")
+
+
+def test_a_question_that_does_not_arrive_is_not_waited_for(customer):
+    publish_token()
+    head = {"Authorization": f"Bearer {TOKEN}", "Content-Length": "100"}
+
+    with traffic.gateway() as running, traffic.connect(running.port) as client:
+        client.sendall(traffic.request_bytes("POST", "/.verify", head) + b"{")
+        started = time.monotonic()
+        answer = traffic.read_answer(client)
+
+    assert (answer.status, answer.code) == (400, "bad_request")
+    assert time.monotonic() - started < verify.BODY_SECONDS + 3
+    assert traffic.entries() == []
