@@ -23,7 +23,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from gateway.models import Operation, UsageEvent
-from gateway.problems import PROBLEMS, Refusal
+from gateway.problems import PROBLEMS, Refusal, fields_of
 from keys import records, tokens
 from keys.models import ApiKey
 
@@ -126,10 +126,9 @@ class Gateway(APIView):
     def handle_exception(self, exc: Exception) -> Response | HttpResponse:
         if not isinstance(exc, Refused):
             return super().handle_exception(exc)
-        body = exc.refusal.body()
-        fields = exc.refusal.response_headers(body)
+        fields = fields_of(exc.refusal.head())
         headers = {name.decode(): value.decode() for name, value in fields}
-        return HttpResponse(body, status=exc.status_code, headers=headers)
+        return HttpResponse(exc.refusal.body(), status=exc.status_code, headers=headers)
 
 
 def _operation(api: str, call_path: str) -> str:
