@@ -13,10 +13,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
-from django.conf import settings
-
 from gateway.admit import Admission
-from gateway.intake import Call
+from gateway.intake import Call, is_ours
 from gateway.problems import Refusal, http_date
 from gateway.routes import ApiRoutes, Backend
 from gateway.settle import Outcome, parse_metadata, parse_units
@@ -42,11 +40,6 @@ FATES = {
         DROPPED,
     ),
 }
-OUR_COOKIES = (
-    f"{settings.SESSION_COOKIE_NAME}=".encode(),
-    f"{settings.CSRF_COOKIE_NAME}=".encode(),
-)
-"""Set for the gateway's host, they would be the site's where both are on one."""
 CONTROL_CHARACTERS = bytes((*range(32), 127))
 
 
@@ -303,7 +296,7 @@ def _response_head(connection: Connection, outcome: Outcome) -> tuple[bytes, int
             outcome.reported |= parse_units(value)
         elif fate == METADATA:
             outcome.metadata |= parse_metadata(value)
-        elif fate == COOKIE and not value.startswith(OUR_COOKIES):
+        elif fate == COOKIE and not is_ours(value):
             parts += (name, b": ", value, b"\r\n")
         elif fate == CODING:
             if is_chunked or value.rstrip(b" \t").lower() != b"chunked":

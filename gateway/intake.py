@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 from django.conf import settings
 
-from gateway.problems import Refusal
+from gateway.problems import Refusal, lines_of
 from keys import tokens
 
 # RFC 3986 reg-name or IP literal, and a port. Lists, userinfo, paths and blanks don't fit.
@@ -111,7 +111,7 @@ class Fields:
         """The passed fields as they are written upstream, less those that the API sets itself."""
         if without is not self._without:
             kept = [field for field in self.passed if field[0] not in without]
-            self._lines = b"".join([b"%b: %b\r\n" % field for field in kept])
+            self._lines = lines_of(kept)
             self._without = without
         return self._lines
 
@@ -277,13 +277,14 @@ def _read_key(said: Fields, own: bytes | None, authorization: bytes | None) -> R
     return None
 
 
+def is_ours(cookie: bytes) -> bool:
+    """Whether `name=value…` is a cookie of the site's, which shares a host with the gateway."""
+    return cookie.partition(b"=")[0].strip() in OUR_COOKIES
+
+
 def without_ours(cookies: bytes) -> bytes:
     """A Cookie field without what belongs to the site (RFC 6265 §4.2.1)."""
-    kept = [
-        pair.strip()
-        for pair in cookies.split(b";")
-        if pair.partition(b"=")[0].strip() not in OUR_COOKIES
-    ]
+    kept = [pair.strip() for pair in cookies.split(b";") if not is_ours(pair)]
     return b"; ".join(kept)
 
 

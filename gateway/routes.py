@@ -20,7 +20,7 @@ from gateway.cors import Origins
 from gateway.intake import ENCODED_SLASH
 from gateway.link import Template
 from gateway.models import Api, Routes
-from gateway.problems import Refusal
+from gateway.problems import Refusal, lines_of
 from keys import records, sealed
 from keys.publish import arrives, on_commit
 
@@ -162,7 +162,7 @@ class ApiRoutes:
         self.cors = Origins(row["cors"]) if row.get("cors") else None
         secret = _secret_headers(row["slug"], row["sealed_headers"])
         self.secret_names = frozenset(name for name, _ in secret)
-        self.secret_lines = b"".join(b"%b: %b\r\n" % field for field in secret)
+        self.secret_lines = lines_of(secret)
         self.signer = _signer(row["slug"], row.get("sealed_identity", ""))
         self._other = Operation(OTHER, {}, {}) if row["unlisted"] == Api.Unlisted.FORWARD else None
         self._static: dict[tuple[str, bytes], Operation] = {}
