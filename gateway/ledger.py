@@ -20,7 +20,7 @@ from uuid import UUID
 import structlog
 from django.db import DataError, IntegrityError, connection, transaction
 
-from gateway import partitions
+from gateway import partitions, recording
 from gateway.entries import Entry, parse
 from gateway.models import QuarantinedEntry
 from keys import records
@@ -28,79 +28,8 @@ from keys import records
 log = structlog.get_logger(__name__)
 
 BATCH = 1000
-LOCK = 0x6B73_1000  # plus the partition
 # By then no gateway counts into a minute any more, whose name is from Redis' clock.
 MINUTE_IS_OVER = timedelta(minutes=2)
-
-COLUMNS = {
-    "id": "uuid",
-    "admitted_at": "timestamptz",
-    "account_id": "uuid",
-    "key_id": "uuid",
-    "api": "text",
-    "operation": "text",
-    "mode": "text",
-    "outcome": "text",
-    "status": "int",
-    "code": "text",
-    "billable": "boolean",
-    "units": "jsonb",
-    "metadata": "jsonb",
-    "latency_us": "bigint",
-    "upstream_us": "bigint",
-    "request_bytes": "bigint",
-    "response_bytes": "bigint",
-    "period_start": "timestamptz",
-    "terms_id": "text",
-    "credits": "jsonb",
-}
-
-# Each call has a row for the meter `calls`, which alone counts it, and one for every other
-# meter it used. Sorted, so that two drains lock rollup rows in one order.
-STORE = f"""
-WITH fresh AS (
-    INSERT INTO gateway_usageevent ({", ".join(COLUMNS)}, recorded_at)
-    SELECT batch.*, %s
-    FROM json_to_recordset(%s) AS batch({", ".join(map(" ".join, COLUMNS.items()))})
-    ON CONFLICT DO NOTHING
-    RETURNING *
-), metered AS (
-    SELECT fresh.*, used.*
-    FROM fresh CROSS JOIN LATERAL (
-        SELECT 'calls' AS meter, 1 AS calls, coalesce((units ->> 'calls')::bigint, 0) AS amount
-        UNION ALL
-        SELECT key, 0, value::bigint FROM jsonb_each_text(units) WHERE key <> 'calls'
-    ) AS used
-), rolled AS (
-    INSERT INTO gateway_usagerollup AS held (
-        quarter, account_id, key_id, api, operation, meter, status_class, mode, period_start,
-        terms_id, calls, units, billable_units, latency_us_sum, response_bytes_sum
-    )
-    SELECT date_bin('15 minutes', admitted_at, 'epoch'), account_id, key_id, api, operation,
-        meter, status / 100, mode, period_start, terms_id,
-        sum(calls), sum(amount), coalesce(sum(amount) FILTER (WHERE billable), 0),
-        sum(latency_us * calls), sum(response_bytes * calls)
-    FROM metered
-    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
-    ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
-    ON CONFLICT (account_id, quarter, key_id, api, operation, meter, status_class, mode,
-        period_start, terms_id)
-    DO UPDATE SET
-        calls = held.calls + excluded.calls,
-        units = held.units + excluded.units,
-        billable_units = held.billable_units + excluded.billable_units,
-        latency_us_sum = held.latency_us_sum + excluded.latency_us_sum,
-        response_bytes_sum = held.response_bytes_sum + excluded.response_bytes_sum
-), drawn AS (
-    INSERT INTO gateway_credituse AS held (grant_id, account_id, credits)
-    SELECT key::bigint, account_id, sum(value::bigint)
-    FROM fresh CROSS JOIN LATERAL jsonb_each_text(fresh.credits)
-    GROUP BY 1, 2
-    ORDER BY 1, 2
-    ON CONFLICT (grant_id) DO UPDATE SET credits = held.credits + excluded.credits
-)
-SELECT count(*) FROM fresh
-"""  # noqa: S608 - only the columns above are put in
 
 # When, from where and for what a key was used last. Said twice it changes nothing.
 STAMP = """
@@ -171,9 +100,9 @@ def drain_batch(partition: int, now: datetime) -> int | None:
     calls, rejects = _read(delivered)
     partitions.ensure(call.entry.admitted_at for call in calls)
     with transaction.atomic():
-        if not _locked(partition):
+        if not recording.try_lock(partition):
             return None
-        stored, refused = _store(calls, now)
+        stored, refused = _store(calls, recording.tick(partition, now))
         _stamp(calls)
         _quarantine(partition, rejects + refused)
     redis.xdel(stream, *(stream_id for stream_id, _ in delivered))
@@ -210,26 +139,18 @@ def _read(delivered: list[Delivered]) -> tuple[list[Call], list[Reject]]:
     return calls, rejects
 
 
-def _locked(partition: int) -> bool:
-    """Whether this transaction now holds the partition's lock, until it ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK + partition])
-        return bool(cursor.fetchone()[0])
-
-
-def _store(calls: list[Call], now: datetime) -> tuple[int, list[Reject]]:
+def _store(calls: list[Call], recorded_at: datetime) -> tuple[int, list[Reject]]:
     """How many of the calls were new, and those that Postgres refused, found by bisection."""
     if not calls:
         return 0, []
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(STORE, [now, _as_json(calls)])
-            return cursor.fetchone()[0], []
+        with transaction.atomic():
+            return recording.record([call.entry for call in calls], recorded_at), []
     except (DataError, IntegrityError) as error:
         if len(calls) == 1:
             return 0, [Reject(calls[0].stream_id, calls[0].fields, str(error))]
     middle = len(calls) // 2
-    older, newer = _store(calls[:middle], now), _store(calls[middle:], now)
+    older, newer = (_store(half, recorded_at) for half in (calls[:middle], calls[middle:]))
     return older[0] + newer[0], older[1] + newer[1]
 
 
@@ -245,12 +166,6 @@ def _stamp(calls: list[Call]) -> None:
     if rows:
         with connection.cursor() as cursor:
             cursor.execute(STAMP, [list(column) for column in zip(*rows, strict=True)])
-
-
-def _as_json(calls: list[Call]) -> str:
-    return json.dumps(
-        [{name: getattr(call.entry, name) for name in COLUMNS} for call in calls], default=str
-    )
 
 
 def _quarantine(partition: int, rejects: list[Reject]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -30,6 +31,12 @@ class Meter(models.Model):
     name = models.SlugField(max_length=40, unique=True)
     label = models.CharField(max_length=60, help_text="As customers read it: “rows”.")
     description = models.CharField(max_length=200, blank=True)
+    dimensions = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text='Metadata that usage is summed by, and a price may depend on: ["model"].',
+    )
 
     class Meta:
         ordering = ["id"]
@@ -86,6 +93,12 @@ class Api(models.Model):
         db_default=models.Value([], models.JSONField()),
         blank=True,
         help_text="Origins whose pages may call: https://app.example, https://*.example.com, *.",
+    )
+    unbilled_statuses = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text="Statuses below 500 that cost nothing: [404, 409]. 408 and 429 never do.",
     )
     connect_timeout_seconds = models.PositiveSmallIntegerField(
         default=5,
@@ -174,7 +187,7 @@ class Routes(models.Model):
 
 
 class UsageEvent(models.Model):
-    """The ledger: one immutable row per admitted call, partitioned by `admitted_at`.
+    """The ledger: one immutable row per admitted call or reported use, by `admitted_at`.
 
     The migration makes the table by SQL and `gateway.partitions` its months; rows name their
     account, key and API by id only, so that the ledger outlives them. Written by
@@ -184,11 +197,14 @@ class UsageEvent(models.Model):
     class Outcome(models.TextChoices):
         COMPLETED = "completed", "completed"
         ABANDONED = "abandoned", "abandoned by a gateway that died"
+        REPORTED = "reported", "reported later by the backend; no call of its own"
 
     pk = models.CompositePrimaryKey("id", "admitted_at")
     id = models.UUIDField(editable=False)
     admitted_at = models.DateTimeField()
-    recorded_at = models.DateTimeField()
+    recorded_at = models.DateTimeField(
+        help_text="When it entered the ledger: never earlier than any row that was there."
+    )
     account_id = models.UUIDField()
     key_id = models.UUIDField()
     api = models.CharField(max_length=40)
@@ -212,7 +228,10 @@ class UsageEvent(models.Model):
 
     class Meta:
         ordering = ["-admitted_at", "-id"]
-        indexes = [models.Index(fields=["account_id", "-admitted_at"], name="usageevent_recent")]
+        indexes = [
+            models.Index(fields=["account_id", "-admitted_at"], name="usageevent_recent"),
+            BrinIndex(fields=["recorded_at"], name="usageevent_recorded"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.operation} {self.status}"
@@ -222,8 +241,9 @@ class UsageRollup(models.Model):
     """Usage by quarter hour, fed in the ledger's transaction by rows really inserted.
 
     A call has one row per meter it used and always one for the meter `calls`, which alone
-    counts it: `calls`, `latency_us_sum` and `response_bytes_sum` are 0 on every other
-    meter's rows, so that a sum over all rows counts each call once.
+    counts it: `calls` and the sums of time and bytes are 0 on every other meter's rows, so
+    that a sum over all rows counts each call once. What a backend reported later is no call:
+    its rows have units only.
     """
 
     quarter = models.DateTimeField(help_text="Start of the quarter hour of admission, UTC.")
@@ -232,6 +252,11 @@ class UsageRollup(models.Model):
     api = models.CharField(max_length=40)
     operation = models.CharField(max_length=311)
     meter = models.CharField(max_length=40)
+    dimensions = models.TextField(
+        default="",
+        db_default="",
+        help_text="The meter's dimensions of the call as JSON, keys sorted; empty: none.",
+    )
     status_class = models.SmallIntegerField(help_text="Status divided by 100; 0: abandoned.")
     mode = models.CharField(max_length=4, choices=ApiKey.Mode)
     period_start = models.DateTimeField()
@@ -240,6 +265,7 @@ class UsageRollup(models.Model):
     units = models.BigIntegerField(default=0)
     billable_units = models.BigIntegerField(default=0)
     latency_us_sum = models.BigIntegerField(default=0)
+    request_bytes_sum = models.BigIntegerField(default=0, db_default=0)
     response_bytes_sum = models.BigIntegerField(default=0)
 
     class Meta:
@@ -253,6 +279,7 @@ class UsageRollup(models.Model):
                     "api",
                     "operation",
                     "meter",
+                    "dimensions",
                     "status_class",
                     "mode",
                     "period_start",
@@ -264,6 +291,86 @@ class UsageRollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.quarter:%Y-%m-%d %H:%M} {self.operation}"
+
+
+class LatencyRollup(models.Model):
+    """Calls by quarter hour and latency, fed like `UsageRollup`; abandoned ones have none."""
+
+    quarter = models.DateTimeField(help_text="Start of the quarter hour of admission, UTC.")
+    account_id = models.UUIDField()
+    api = models.CharField(max_length=40)
+    operation = models.CharField(max_length=311)
+    mode = models.CharField(max_length=4, choices=ApiKey.Mode)
+    bucket = models.SmallIntegerField(help_text="Of gateway.histogram.")
+    calls = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "quarter", "api", "operation", "mode", "bucket"],
+                name="latencyrollup_unique",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.quarter:%Y-%m-%d %H:%M} {self.operation}"
+
+
+class LedgerClock(models.Model):
+    """The latest moment that `gateway.recording` gave out, by partition."""
+
+    partition = models.PositiveSmallIntegerField(primary_key=True)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.partition}: {self.at}"
+
+
+class LedgerHour(models.Model):
+    """A closed hour of an account's ledger, chained to the account's closed hour before it.
+
+    Holds what was recorded in that hour, whenever it was admitted. Written by `gateway.chain`,
+    never changed; hours in which nothing was recorded have no row.
+    """
+
+    account_id = models.UUIDField()
+    hour = models.DateTimeField(help_text="Start of the hour of `recorded_at`, UTC.")
+    entries = models.PositiveIntegerField()
+    totals = models.JSONField(
+        help_text="Live usage by period, terms, API, operation, meter and dimensions."
+    )
+    earliest_admitted_at = models.DateTimeField()
+    previous = models.CharField(
+        max_length=64, help_text="Digest of the hour before; the first: “”."
+    )
+    digest = models.CharField(max_length=64, help_text="SHA-256, hexadecimal.")
+    closed_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "hour"], name="ledgerhour_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H:00} {self.digest[:12]}"
+
+
+class ReportedEvent(models.Model):
+    """A use that a backend reported under an id of its own: the id counts once per account."""
+
+    account_id = models.UUIDField()
+    event_id = models.CharField(max_length=100)
+    usage_id = models.UUIDField(help_text="Of its row in the ledger.")
+    admitted_at = models.DateTimeField(help_text="When it happened, as reported.")
+    content = models.CharField(max_length=64, help_text="SHA-256 of what was reported.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "event_id"], name="reportedevent_unique")
+        ]
+
+    def __str__(self) -> str:
+        return self.event_id
 
 
 class CreditUse(models.Model):

@@ -14,7 +14,7 @@ import structlog
 from django.db import connection, transaction
 from django.db.models import Q, Sum
 
-from gateway import ledger, routes
+from gateway import recording, routes
 from gateway.models import CreditUse, UsageRollup
 from keys import publish, records
 from keys.entitlements import current_period
@@ -80,7 +80,7 @@ def _alone(partition: int) -> Iterator[None]:
 def _wait_for_drain(partition: int) -> None:
     """Lets a drain finish that has read its batch from the Redis that was lost."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ledger.LOCK + partition])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [recording.LOCK + partition])
 
 
 def _restore_counters(partition: int, now: datetime) -> int:

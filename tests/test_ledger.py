@@ -8,7 +8,7 @@ from django.db import ProgrammingError, connection, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import entries, ledger, partitions
+from gateway import entries, ledger, partitions, recording
 from gateway.models import CreditUse, QuarantinedEntry, RefusalRollup, UsageEvent, UsageRollup
 from keys import issuance, records
 from tests.factories import make_account
@@ -256,7 +256,7 @@ def test_a_drain_leaves_the_work_to_the_one_that_is_at_it():
 
     with ThreadPoolExecutor(1) as elsewhere, transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ledger.LOCK])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [recording.LOCK])
         assert elsewhere.submit(drain_elsewhere).result() == 0
 
     assert waiting() == 1

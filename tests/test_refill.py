@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, transaction
 
-from gateway import ledger, refill
+from gateway import ledger, recording, refill
 from gateway.models import Routes
 from keys import issuance, records
 from tests.factories import make_account, make_api
@@ -131,7 +131,7 @@ def test_a_drain_that_read_the_lost_redis_is_waited_for(account):
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ledger.LOCK])
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [recording.LOCK])
             filling = pool.submit(fill)
             add(entry(account=account.pk, key=account.keys.get().pk, at=NOW))
             ledger.drain_batch(0, NOW)
