@@ -156,7 +156,7 @@ def record(entries: Sequence[Entry], recorded_at: datetime) -> int:
     (`gateway.partitions`). Raises `django.db.DataError` and `IntegrityError` for an entry that
     can't be stored.
     """
-    given = {
+    given: dict[str, Any] = {
         "recorded_at": recorded_at,
         "entries": json.dumps(
             [{name: getattr(entry, name) for name in COLUMNS} for entry in entries], default=str
@@ -168,7 +168,7 @@ def record(entries: Sequence[Entry], recorded_at: datetime) -> int:
         return int(cursor.fetchone()[0])
 
 
-def _value(query: str, *given: object) -> Any:
+def _value(query: str, *given: Any) -> Any:
     with connection.cursor() as cursor:
         cursor.execute(query, given)
         return cursor.fetchone()[0]
