@@ -63,9 +63,9 @@ WITH fresh AS (
         WHERE key <> 'calls' OR outcome = 'reported'
     ) AS used
     LEFT JOIN LATERAL (
-        SELECT json_object_agg(name, metadata ->> name ORDER BY name)::text AS dimensions
-        FROM gateway_meter, jsonb_array_elements_text(gateway_meter.dimensions) AS name
-        WHERE gateway_meter.name = used.meter AND metadata ? name
+        SELECT json_object_agg(key, metadata ->> key ORDER BY key)::text AS dimensions
+        FROM gateway_meter, jsonb_array_elements_text(gateway_meter.dimensions) AS declared(key)
+        WHERE gateway_meter.name = used.meter AND metadata ? key
     ) AS split ON metadata <> '{{}}'
 ), rolled AS (
     INSERT INTO gateway_usagerollup AS held (

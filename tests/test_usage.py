@@ -6,7 +6,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from gateway import ledger, usage
+from gateway import histogram, ledger, usage
+from gateway.models import Meter
 from keys import issuance, records
 from tests.factories import make_account
 from tests.test_ledger import ACCOUNT, PERIOD, add, entry
@@ -146,6 +147,52 @@ def test_operations_are_told_apart_and_averaged():
     assert usage.by_operation(uuid.uuid4(), NOON - HOUR, NOON + HOUR) == []
 
 
+def test_priced_units_are_told_apart_as_far_as_a_price_can():
+    Meter.objects.create(name="tokens", label="Tokens", dimensions=["model"])
+    large = {"units": {"calls": 1, "tokens": 5}, "meta": {"model": "large", "region": "eu"}}
+    record(
+        *calls(2, at=NOON, **large),
+        entry(at=NOON + DAY, **large),
+        entry(at=NOON, units={"calls": 1, "tokens": 7}),
+        entry(at=NOON, units={"tokens": 100}, outcome="reported", status=0),
+        entry(at=NOON, units={"calls": 0, "tokens": 100}, billable=False),
+        entry(at=NOON, mode="test"),
+        entry(at=NOON, account=uuid.uuid4()),
+    )
+
+    found = usage.priced_units(ACCOUNT, PERIOD, PERIOD + 31 * DAY)
+
+    operation = ("version:3", "holidays", "GET /v1/next/{country}")
+    assert found == [
+        usage.PricedUnits(*operation, "calls", {}, 4),
+        usage.PricedUnits(*operation, "tokens", {}, 107),
+        usage.PricedUnits(*operation, "tokens", {"model": "large"}, 15),
+    ]
+    assert usage.priced_units(ACCOUNT, PERIOD - DAY, PERIOD) == []
+
+
+def test_percentiles_are_known_to_a_tenth():
+    record(
+        *[entry(at=NOON, latency_us=1000 * number) for number in range(1, 101)],
+        entry(at=NOON, latency_us=10**9, api="slow"),
+        entry(at=NOON, outcome="abandoned", status=0, billable=False),
+        entry(at=NOON, mode="test", latency_us=10**7),
+        entry(at=NOON - DAY, latency_us=10**7),
+    )
+
+    found = usage.latencies(ACCOUNT, NOON - HOUR, NOON + HOUR)
+
+    holidays = found["holidays", "GET /v1/next/{country}"]
+    assert holidays.calls == 100
+    assert holidays.p50_ms == pytest.approx(50, rel=0.1)
+    assert holidays.p95_ms == pytest.approx(95, rel=0.1)
+    assert holidays.p99_ms == pytest.approx(99, rel=0.1)
+    slow = found["slow", "GET /v1/next/{country}"]
+    assert slow.p50_ms == slow.p99_ms == histogram.BOUNDS_US[-1] / 1000
+    assert usage.latency(ACCOUNT, NOON - HOUR, NOON + HOUR).calls == 101
+    assert usage.latency(uuid.uuid4(), NOON - HOUR, NOON + HOUR) is None
+
+
 def test_staff_see_the_most_called_and_the_most_failing_of_all_accounts():
     record(
         *calls(3, at=NOON, api="busy", account=uuid.uuid4()),
@@ -188,6 +235,9 @@ def test_pages_read_the_rollup_only():
         lambda: usage.today(ACCOUNT, NOON),
         lambda: usage.series(ACCOUNT, NOON - DAY, NOON, "hour"),
         lambda: usage.by_operation(ACCOUNT, NOON - DAY, NOON),
+        lambda: usage.latency(ACCOUNT, NOON - DAY, NOON),
+        lambda: usage.latencies(ACCOUNT, NOON - DAY, NOON),
+        lambda: usage.priced_units(ACCOUNT, PERIOD, NOON),
         lambda: usage.top_operations(NOON - DAY, NOON, 5),
         lambda: usage.failing_operations(NOON - DAY, NOON, 5),
         lambda: usage.growth(NOON, 5),
