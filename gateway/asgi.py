@@ -113,6 +113,9 @@ class _Client:
             pass
         left()
 
+    def hint(self, status: int, head: bytes) -> None:
+        pass  # ASGI has no message for it
+
     def start(
         self,
         status: int,

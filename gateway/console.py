@@ -156,6 +156,9 @@ class _Shown:
     def watch(self, left: Callable[[], None]) -> None:
         pass  # a form does not leave
 
+    def hint(self, status: int, head: bytes) -> None:
+        pass  # a person waits for the final one
+
     def start(
         self,
         status: int,

@@ -100,6 +100,7 @@ class ForPages:
         self.peer = client.peer
         self.part = client.part
         self.watch = client.watch
+        self.hint = client.hint
         self.close_after = client.close_after
         self.write = client.write
 

@@ -182,6 +182,10 @@ class Exchange:
     def close_after(self) -> None:
         self.keep_alive = False
 
+    def hint(self, status: int, head: bytes) -> None:
+        if not self.gone and self.version != "1.0":
+            self._connection.write(b"%b%b\r\n" % (STATUS_LINES[status], head))
+
     def start(
         self, status: int, head: bytes, length: int | None, reason: bytes | None = None
     ) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from gateway.admit import Admission
 from gateway.intake import Call, is_ours
-from gateway.problems import Refusal, http_date
+from gateway.problems import Refusal, http_date, lines_of
 from gateway.routes import ApiRoutes, Backend
 from gateway.settle import Outcome, parse_metadata, parse_units
 from gateway.upstream import Abandoned, Broken, Connection, Failure, Overdue, Pool
@@ -51,6 +51,9 @@ class Client(Protocol):
 
     def watch(self, left: Callable[[], None]) -> None:
         """`left` is called if the client leaves before it is answered."""
+
+    def hint(self, status: int, head: bytes) -> None:
+        """Gives an interim answer (RFC 9110 §15.2), where the client's protocol knows any."""
 
     def start(
         self, status: int, head: bytes, length: int | None, reason: bytes | None = None
@@ -104,10 +107,11 @@ async def forward(
             await body.begin()
         # One that died idle is followed by a new one: a call is sent twice at most.
         connection = pool.idle(backend)
+        hinted = partial(_pass_hint, client)
         while True:
             if connection is None:
                 connection = await pool.connect(api, backend)
-            connection.begin(api, is_head=call.method == "HEAD")
+            connection.begin(api, hinted, is_head=call.method == "HEAD")
             client.watch(connection.abandon)
             started_ns = time.perf_counter_ns()
             if body is None:
@@ -140,6 +144,12 @@ async def forward(
         if connection is not None:
             connection.release()
     return None
+
+
+def _pass_hint(client: Client, connection: Connection, status: int) -> None:
+    connection.drop_named()
+    fields = [field for field in connection.headers if _fate(field[0]) in (PASSED, DATE)]
+    client.hint(status, lines_of(fields))
 
 
 async def _relay(

@@ -208,7 +208,7 @@ class Refusal(NamedTuple):
 
 STATUS_LINES = {
     status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()
-    for status in range(200, 600)
+    for status in range(100, 600)
 }
 
 

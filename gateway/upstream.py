@@ -20,6 +20,7 @@ import re
 import ssl
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -37,6 +38,7 @@ MAX_IDLE = 256
 BUFFER_BYTES = 64 * 1024
 TICK_SECONDS = 0.1
 MAX_HEAD_BYTES = 256 * 1024
+"""Of a head, together with those of the interim answers before it."""
 MOST_OVERHEAD = 16
 """Bytes of framing (chunk sizes, extensions, trailers) per byte of a body, and a head's on top."""
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
@@ -162,7 +164,8 @@ class Connection(asyncio.Protocol):
     `begin`, `send` (or `write` …, `end_request`), `await headed`, `take` and `read` …, `release`.
     `headed` raises a `Failure`, or `status` and `headers` are the answer's head, with names as they
     came, and `reason` its phrase if that is not the usual one; `complete` says that its body has
-    ended and was read.
+    ended and was read. Before that, `hinted` is called at each interim answer with its status, and
+    `headers` are that answer's.
     """
 
     transport: asyncio.Transport
@@ -181,9 +184,12 @@ class Connection(asyncio.Protocol):
         self.reused = False
         self.idle_since = 0.0
 
-    def begin(self, api: ApiRoutes, *, is_head: bool) -> None:
+    def begin(
+        self, api: ApiRoutes, hinted: Callable[[Connection, int], None], *, is_head: bool
+    ) -> None:
         """Makes the connection ready for one exchange; the caller then writes the request."""
         self._busy = True
+        self._hinted = hinted
         self._is_head = is_head
         self._keep_alive = False
         self._clean = True
@@ -292,6 +298,7 @@ class Connection(asyncio.Protocol):
     def release(self) -> None:
         """Gives the connection back: kept if the exchange was clean and whole, else closed."""
         self._pool.end(self)
+        del self._hinted  # it holds the client
         self._busy = False
         whole = self.complete and self._request_ended and self._clean
         if whole and self._keep_alive and not self.closed and len(self._siblings) < MAX_IDLE:
@@ -387,8 +394,11 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if self._ended or 100 <= status < 200:
-            return  # an interim answer ends with on_message_complete; 101 ends the parsing
+        if self._ended:
+            return
+        if 100 <= status < 200:
+            self._read_interim(status)
+            return
         if not 200 <= status <= 599:
             raise Broken("not a status code")
         if not self._head.startswith(STATUS_LINES[status]):
@@ -404,6 +414,13 @@ class Connection(asyncio.Protocol):
         self._deadline = min(self.total_deadline, self._loop.time() + self._idle_s)
         self.status = status
         self._ended = self._is_head
+
+    def _read_interim(self, status: int) -> None:
+        """100 answers what we sent, 101 ends the parsing: they are no news for the client."""
+        if any(name.lower() in FRAMING for name, _ in self.headers):
+            raise Broken("an interim answer with a body")
+        if status > 101:
+            self._hinted(self, status)
 
     def _read_status_line(self) -> None:
         """Of an answer that is not the usual `HTTP/1.1 200 OK`, or behind interim ones."""

@@ -275,6 +275,9 @@ class _Client:
     def watch(self, left: Callable[[], None]) -> None:
         self._left = left
 
+    def hint(self, status: int, head: bytes) -> None:
+        pass  # WSGI knows one answer
+
     def start(
         self,
         status: int,

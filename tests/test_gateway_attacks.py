@@ -372,11 +372,12 @@ def test_an_answer_that_trickles_passes_until_the_calls_time_is_over(running, so
         (b"HTTP/1.1 200 OK\r\nX: ", b"a" * 4096),
         (b"HTTP/1.1 200 OK\r\n", b"X: a\r\n" * 700),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 160),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 160),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=", b"a" * 4096),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"a" * 4096),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n" * 700),
     ],
-    ids=["value", "fields", "interim answers", "extension", "trailer", "trailers"],
+    ids=["value", "fields", "interim answers", "hints", "extension", "trailer", "trailers"],
 )
 def test_what_a_backend_never_ends_is_cut_off(running, sold, growth, start, more):
     with recorder.recording() as endless:

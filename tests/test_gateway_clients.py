@@ -123,9 +123,12 @@ def bearer(running, backend, django_db_setup, django_db_blocker) -> dict[str, st
 
 
 @pytest.fixture(params=[by_http_client, by_urllib, by_requests, by_httptools])
-def ask(request, running, bearer) -> Callable[..., Got]:
-    client: Client = request.param
+def client(request) -> Client:
+    return request.param
 
+
+@pytest.fixture
+def ask(client, running, bearer) -> Callable[..., Got]:
     def ask(method: str, target: str, body: Body = None, **fields: str) -> Got:
         named = {name.replace("_", "-"): value for name, value in fields.items()}
         return client(method, running.port, f"/gateway/demo{target}", bearer | named, body)
@@ -178,8 +181,12 @@ def test_an_answer_without_a_length_arrives(ask):
     assert ask("GET", "/until_close").body == b"all of it"
 
 
-def test_an_interim_answer_is_no_obstacle(ask):
-    assert ask("GET", "/interim").body == b"final"
+def test_an_interim_answer_is_to_a_client_what_it_is_without_the_gateway(ask, client, backend):
+    directly = client("GET", backend.port, "/interim", {}, None)
+
+    got = ask("GET", "/interim")
+
+    assert (got.status, got.body) == (directly.status, directly.body)
 
 
 @pytest.mark.parametrize("how", ["", "chunked", "reset", "chunked&reset"])

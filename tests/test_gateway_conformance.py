@@ -588,20 +588,52 @@ def test_http_1_0_gets_no_interim_answer(client, backend, keyed):
         assert client.next().status == 200
 
 
-def test_endless_interim_answers_end(client, backend, keyed):
-    with backend.saying(*[b"HTTP/1.1 102 Processing\r\n\r\n" * 1000] * 100):
+@pytest.mark.parametrize("status", [b"102 Processing", b"100 Continue"])
+def test_endless_interim_answers_end(client, backend, keyed, status):
+    with backend.saying(*[b"HTTP/1.1 %b\r\n\r\n" % status * 1000] * 100):
         client.send(keyed(AFTER))
 
         assert client.answer().status in (502, 504)
 
 
-def test_a_late_final_answer_behind_interim_ones_passes(client, backend, keyed):
+def test_interim_answers_pass_before_the_final_one(client, backend, keyed):
     interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
-    with backend.saying(interim, 0.05, interim, 0.05, answers.OK):
+    odd = b"HTTP/1.1 199 Whatever\r\nX-A: b\r\n\r\n"
+    with backend.saying(interim, 0.05, odd + interim, 0.05, answers.OK):
         client.send(keyed(AFTER))
-        answer = client.answer()
+        hints = [client.next() for _ in range(3)]
+        answer = client.next()
 
+    hint = (103, [(b"link", b"</x>")])
+    assert [(h.status, h.fields) for h in hints] == [hint, (199, [(b"x-a", b"b")]), hint]
     assert (answer.status, answer.body, answer.values("link")) == (200, b"ok", [])
+
+
+def test_of_an_interim_answer_the_hop_s_own_fields_are_dropped(client, backend, keyed):
+    interim = (
+        b"HTTP/1.1 103 Early Hints\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=9\r\n"
+        b"Keystile-Units: rows=3\r\nX-RateLimit-Limit: 5\r\nSet-Cookie: a=b\r\nX-Kept: 1\r\n\r\n"
+    )
+    with backend.saying(interim + answers.OK):
+        client.send(keyed(AFTER))
+
+        assert client.next().fields == [(b"x-kept", b"1")]
+        assert client.next().status == 200
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 2", b"Transfer-Encoding: chunked"])
+def test_an_interim_answer_with_a_body_is_none(client, backend, keyed, framing):
+    with backend.saying(b"HTTP/1.1 103 Early Hints\r\n%b\r\n\r\n" % framing + answers.OK):
+        client.send(keyed(AFTER))
+
+        assert client.next().status == 502
+
+
+def test_a_backend_s_100_is_its_word_to_the_gateway(client, backend, keyed):
+    with backend.saying(b"HTTP/1.1 100 Continue\r\n\r\n" + answers.OK):
+        client.send(keyed(AFTER))
+
+        assert client.next().status == 200
 
 
 def test_strict_itself_takes_no_two_framings():

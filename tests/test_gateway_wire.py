@@ -217,10 +217,14 @@ def test_head_is_answered_as_by_the_backend(door, customer):
             assert (answer.status, answer["content-length"]) == (200, "7")
 
 
-def test_interim_answers_are_left_out(door, customer):
-    answer = ask(door, "GET", "/gateway/demo/interim", customer.bearer)
+def test_an_interim_answer_comes_ahead_of_the_final_one(door, customer):
+    with RawClient(door) as client:
+        client.send(request_bytes("GET", "/gateway/demo/interim?pause=0.5", customer.bearer))
+        hint = client.next(within_s=0.4)
+        answer = client.next()
 
-    assert (answer.status, answer.body, answer["link"]) == (200, b"final", "")
+    assert (hint.status, hint.fields) == (103, [(b"link", b"</x>")])
+    assert (answer.status, answer.body, answer.values("link")) == (200, b"final", [])
 
 
 def test_a_body_that_ends_with_its_connection_is_whole(door, customer):

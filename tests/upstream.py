@@ -218,6 +218,7 @@ async def units(call: Exchange) -> None:
 async def interim(call: Exchange) -> None:
     await call.read_body()
     call.writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+    await asyncio.sleep(float(call.query.get("pause", "0")))
     call.answer(b"final")
 
 
