@@ -1,8 +1,9 @@
-"""Keys found in public: recognised in a text, then revoked or slowed down, and told.
+"""Keys and service tokens found in public: recognised in a text, taken out of use, and told.
 
-Whoever reports a key holds it: it is treated as leaked whoever that is, once, and as its account
-chose. No text of a key leaves this module, is logged or stored. Reads no post; where reports
-arrive is portal's.
+Whoever reports one holds it: it is treated as leaked whoever that is, once. A key is revoked or
+slowed down, as its account chose; a service token, which can make keys, is always revoked. No
+text of either leaves this module, is logged or stored. Reads no post; where reports arrive is
+portal's.
 """
 
 import re
@@ -14,12 +15,12 @@ from uuid import UUID
 
 from django.db import transaction
 
-from keys import restrictions, tokens, trail
+from keys import restrictions, service_tokens, tokens, trail
 from keys.models import ApiKey, KeyEvent, LeakPolicy
 
 SLOW_RATE, SLOW_BURST = Decimal("0.1"), 1
 MOST_IN_A_TEXT = 50
-_CANDIDATE = re.compile(r"ks_(?:live|test)_[0-9]{2}[0-9A-Za-z]{46}", re.ASCII)
+_CANDIDATE = re.compile(r"(?:ks_(?:live|test)_[0-9]{2}|kst_)[0-9A-Za-z]{46}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,15 @@ class Find:
         """The address if it can be one, else nothing."""
         return self.url if re.fullmatch(r"https?://[\x21-\x7e]{1,490}", self.url) else ""
 
+    @property
+    def sentences(self) -> list[str]:
+        """For a trail."""
+        where = f" Address: {self.web_url}" if self.web_url else ""
+        return [f"Found: {self.printable_source}.{where}"]
 
-def keys_in(text: str) -> list[str]:
-    """What in the text can be a key, each once, the first so many of them."""
+
+def secrets_in(text: str) -> list[str]:
+    """What in the text can be a key or a service token, each once, the first so many of them."""
     found: dict[str, None] = {}
     for candidate in _candidates(text):
         found[candidate] = None
@@ -50,14 +57,14 @@ def keys_in(text: str) -> list[str]:
 
 
 def treat(text: str, find: Find, now: datetime) -> bool:
-    """Treats the key that `text` spells as leaked; False if there is no such key.
+    """Treats the key or service token that `text` spells as leaked; False if there is none.
 
     A key that is slowed down gets a successor, unclaimed, unless a rotation gave it one.
     Reported again, or revoked already, it stays as it is. Published before this returns, or by
     beat where Redis is away.
     """
     if tokens.parse(text) is None:
-        return False
+        return service_tokens.revoke_leaked(text, find.sentences, now)
     with transaction.atomic():
         key = (
             ApiKey.objects.select_for_update(of=("self",))
@@ -89,7 +96,9 @@ def successor_of(key: ApiKey) -> ApiKey | None:
 
 
 def _candidates(text: str) -> Iterator[str]:
-    return (found[0] for found in _CANDIDATE.finditer(text) if tokens.parse(found[0]))
+    for found in _CANDIDATE.finditer(text):
+        if tokens.parse(found[0]) or service_tokens.is_well_formed(found[0]):
+            yield found[0]
 
 
 def _treat(key: ApiKey, find: Find, now: datetime) -> None:

@@ -371,11 +371,12 @@ class ServiceToken(models.Model):
 
 
 class ServiceTokenEvent(models.Model):
-    """Who made or revoked a service token."""
+    """Who made or revoked a service token, or that it leaked: that one a mail tells of."""
 
     class Kind(models.TextChoices):
         CREATED = "created", "created"
         REVOKED = "revoked", "revoked"
+        LEAKED = "leaked", "leaked and revoked"
 
     token = models.ForeignKey(ServiceToken, models.CASCADE, related_name="events")
     kind = models.CharField(max_length=10, choices=Kind)
@@ -383,10 +384,21 @@ class ServiceTokenEvent(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     address = models.GenericIPAddressField(null=True, blank=True)
+    details = models.JSONField(
+        default=list, db_default=EMPTY, blank=True, help_text="Sentences: where it was found."
+    )
     at = models.DateTimeField()
+    announced_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-at"]
+        indexes = [
+            models.Index(
+                fields=["at"],
+                name="tokenevent_unannounced",
+                condition=models.Q(kind="leaked", announced_at__isnull=True),
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.at:%Y-%m-%d %H:%M}"

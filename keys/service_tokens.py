@@ -1,4 +1,4 @@
-"""Service tokens: drawn, recognised, made, found and revoked.
+"""Service tokens: drawn, recognised, made, found and revoked, for a leak too.
 
 `kst_` + 40 base62 characters from a CSPRNG + 6 of CRC-32, as keys have (`keys.tokens`); never
 taken for a key. The text is returned once to whoever shows it and kept as its digest only. Who
@@ -6,7 +6,7 @@ may make which token is portal's to decide, what a scope opens is for those who 
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -121,11 +121,34 @@ def revoke(
     with transaction.atomic():
         token = ServiceToken.objects.select_for_update().get(pk=token.pk)
         if token.revoked_at is None:
-            token.revoked_at, token.revision = now, token.revision + 1
-            token.save(update_fields=["revoked_at", "revision"])
+            _end(token, now)
             _record(token, ServiceTokenEvent.Kind.REVOKED, actor, address, now)
         publication = publish.on_commit(lambda: publish.service_token(token.pk, now))
     return Revoked(token, publication.confirmed)
+
+
+def revoke_leaked(text: str, details: Sequence[str], now: datetime) -> bool:
+    """Ends the token that `text` spells, which a stranger has; False if there is no such token.
+
+    A mail tells of it with the details. One that was revoked already stays as it is.
+    """
+    if not is_well_formed(text):
+        return False
+    with transaction.atomic():
+        found = ServiceToken.objects.select_for_update(of=("self",))
+        token = found.filter(digest__in=tokens.digests(text)).first()
+        if token is None:
+            return False
+        if token.revoked_at is None:
+            _end(token, now)
+            _record(token, ServiceTokenEvent.Kind.LEAKED, None, None, now, details)
+            publish.on_commit(lambda: publish.service_token(token.pk, now))
+    return True
+
+
+def _end(token: ServiceToken, now: datetime) -> None:
+    token.revoked_at, token.revision = now, token.revision + 1
+    token.save(update_fields=["revoked_at", "revision"])
 
 
 def _check_limit(account: Account, now: datetime) -> None:
@@ -144,8 +167,13 @@ def _record(
     actor: AbstractBaseUser | None,
     address: str | None,
     now: datetime,
+    details: Sequence[str] = (),
 ) -> None:
     token.events.create(
-        kind=kind, actor_id=None if actor is None else actor.pk, address=address, at=now
+        kind=kind,
+        actor_id=None if actor is None else actor.pk,
+        address=address,
+        details=list(details),
+        at=now,
     )
     log.info(f"service_token.{kind}", token=str(token.pk), account=str(token.account_id or ""))

@@ -22,7 +22,7 @@ from django.urls import reverse
 
 from billing.models import BillingEvent, EnterpriseRequest
 from keys import issuance, leaks
-from keys.models import ApiKey, KeyEvent
+from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
 from portal import mails, verification
 from portal.models import Account, AddressCode
 from portal.roles import GRANTED, Capability
@@ -90,6 +90,11 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
     key_events = KeyEvent.objects.filter(announced_at=None).order_by("at")
     for event in key_events.select_related("key__account", "actor", "service_token")[:BATCH]:
         yield Announcement(event, "announced_at", event.at, partial(_key_event, event, now))
+    tokens_leaked = ServiceTokenEvent.objects.filter(
+        kind=ServiceTokenEvent.Kind.LEAKED, announced_at=None
+    ).order_by("at")
+    for leak in tokens_leaked.select_related("token__account")[:BATCH]:
+        yield Announcement(leak, "announced_at", leak.at, partial(_token_leak, leak))
     turns = BillingEvent.objects.filter(announced_at=None).order_by("at", "id")
     for turn in turns.select_related("account", "subscription__version")[:BATCH]:
         yield Announcement(turn, "announced_at", turn.at, partial(_billing_event, turn))
@@ -120,6 +125,14 @@ def _key_event(event: KeyEvent, now: datetime) -> mails.Mail | None:
         if successor is not None and successor.state == ApiKey.State.UNCLAIMED:
             context["claim_url"] = _claim_url(successor, now)
     return mails.compose(f"key/{event.kind}", _key_holders(event.key.account), context)
+
+
+def _token_leak(event: ServiceTokenEvent) -> mails.Mail:
+    """To the account's members, or to the staff for a token of the seller's."""
+    account = event.token.account
+    to = [settings.STAFF_EMAIL] if account is None else _key_holders(account)
+    context = {"event": event, "token": event.token, "account": account}
+    return mails.compose("key/token_leaked", [address for address in to if address], context)
 
 
 def _claim_url(key: ApiKey, now: datetime) -> str:

@@ -1,6 +1,6 @@
 """Where leaked keys are reported: GitHub's secret scanning, and a page for everybody.
 
-What is done with a key is `keys.leaks`'. Neither answer nor log has a key in it.
+What is done with a key or token is `keys.leaks`'. Neither answer nor log has one in it.
 """
 
 import json
@@ -32,7 +32,7 @@ MOST_CHARACTERS = 20_000
 class Report(forms.Form):
     found = forms.CharField(
         max_length=MOST_CHARACTERS,
-        label="The key, or the lines it stands in",
+        label="The key or token, or the lines it stands in",
         widget=forms.Textarea(attrs={"rows": 5, "spellcheck": "false", "autocomplete": "off"}),
     )
     url = forms.URLField(
@@ -95,7 +95,7 @@ def github_report(request: HttpRequest) -> JsonResponse:
 @require_http_methods(["GET", "POST"])
 @limited("leak report", (by_address, "30/h"))
 def report(request: HttpRequest) -> HttpResponse:
-    """Thanks everybody alike, whether the key exists or not.
+    """Thanks everybody alike, whether the key or token exists or not.
 
     An accepted risk: a key that exists takes longer to treat. Who reports one holds it, and
     could ask the gateway just as well.
@@ -104,7 +104,7 @@ def report(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         find = leaks.Find("reported on our page", form.cleaned_data["url"])
         now = timezone.now()
-        for text in leaks.keys_in(form.cleaned_data["found"]):
+        for text in leaks.secrets_in(form.cleaned_data["found"]):
             leaks.treat(text, find, now)
         return redirect("leak_reported")
     return render(request, "leaks/report.html", {"form": form}, status=422 if form.errors else 200)

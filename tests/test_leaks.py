@@ -17,7 +17,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from keys import issuance, leaks, publish, records, tokens
+from keys import issuance, leaks, publish, records, service_tokens, tokens
 from keys.models import ApiKey, LeakPolicy
 from portal import announcements
 from tests.factories import make_account, make_api, make_member
@@ -167,7 +167,120 @@ def test_keys_are_found_in_a_text_each_once():
     one, two = tokens.draw("live", 0).text, tokens.draw("test", 0).text
     mistyped = one[:-1] + ("a" if one[-1] != "a" else "b")
 
-    assert leaks.keys_in(f"KEY={one}\n{two};{one} {mistyped}") == [one, two]
+    assert leaks.secrets_in(f"KEY={one}\n{two};{one} {mistyped}") == [one, two]
+
+
+# ------------------------------------------------------------------ service tokens
+
+
+@pytest.fixture
+def token(account):
+    """A service token of the account and its text."""
+    return make_token(account)
+
+
+def make_token(account, scopes=("keys:read",)):
+    return service_tokens.create(
+        account, name="CI", scopes=scopes, expires_at=None, actor=None, address=None,
+        now=timezone.now(),
+    )  # fmt: skip
+
+
+def test_a_leaked_token_is_revoked_at_once_whatever_is_done_with_keys(account, token):
+    row, text = token
+    leaks.choose(account.pk, THROTTLE)
+
+    assert treat(text)
+
+    assert service_tokens.find(text, timezone.now()) is None
+    held = records.connection().hgetall(records.token_name(0, row.digest))
+    assert held[b"state"] == b"revoked"
+    leak, _ = row.events.all()
+    assert (leak.kind, leak.actor) == ("leaked", None)
+    assert leak.details == ["Found: a test. Address: https://example.com/leak"]
+
+
+def test_a_token_reported_again_or_revoked_before_stays_as_it_is(account, token):
+    row, text = token
+    service_tokens.revoke(row, actor=None, address=None, now=timezone.now())
+    other, other_text = make_token(account)
+    treat(other_text)
+
+    assert treat(text)
+    assert treat(other_text, source="somebody else")
+
+    assert [event.kind for event in row.events.all()] == ["revoked", "created"]
+    assert [event.kind for event in other.events.all()] == ["leaked", "created"]
+
+
+def test_no_token_of_this_text_is_treated(token):
+    assert not treat(service_tokens.draw())
+    assert token[0].events.count() == 1
+
+
+def test_tokens_are_found_in_a_text_beside_keys(token):
+    key, text = tokens.draw("live", 0).text, token[1]
+    mistyped = text[:-1] + ("a" if text[-1] != "a" else "b")
+
+    assert leaks.secrets_in(f"export T='{text}' K={key} {mistyped}") == [text, key]
+
+
+def test_both_doors_of_reports_take_tokens(github, account, token):
+    other, other_text = make_token(account)
+
+    labels = github.report([entry(token[1]), entry(service_tokens.draw())]).json()
+    Client().post(reverse("leak_report"), {"found": f"TOKEN={other_text}"})
+
+    assert [found["label"] for found in labels] == ["true_positive", "false_positive"]
+    for row in (token[0], other):
+        row.refresh_from_db()
+        assert row.revoked_at is not None
+
+
+def test_an_account_is_told_of_its_token_and_staff_of_the_seller_s(
+    account, token, mailoutbox, settings
+):
+    settings.STAFF_EMAIL = "staff@seller.example"
+    seller_s, seller_text = make_token(None, ("verify",))
+    viewer = make_member(account, "viewer")
+    treat(token[1])
+    treat(seller_text)
+
+    announcements.send_waiting(timezone.now())
+    announcements.send_waiting(timezone.now())
+
+    mails = [mail for mail in mailoutbox if "oken" in mail.subject]
+    assert [mail.subject for mail in mails] == ["Service token “CI” has leaked"] * 2
+    assert [mail.to for mail in mails] == [
+        [account.members.order_by("pk")[0].email],
+        ["staff@seller.example"],
+    ]
+    assert viewer.email not in str([mail.to for mail in mails])
+    for mail, text in zip(mails, (token[1], seller_text), strict=True):
+        assert text not in mail.body + mail.alternatives[0].content
+        assert FIND.url not in mail.body
+    assert reverse("admin:keys_servicetoken_change", args=[seller_s.pk]) in mails[1].body
+
+
+def test_a_leak_without_a_staff_address_is_told_to_nobody(mailoutbox, settings):
+    settings.STAFF_EMAIL = ""
+    _, text = make_token(None, ("verify",))
+    treat(text)
+
+    announcements.send_waiting(timezone.now())
+
+    assert mailoutbox == []
+
+
+def test_the_tokens_page_tells_where_it_was_found(account, token):
+    treat(token[1], source="<b>x</b>", url="https://evil.example/<script>")
+
+    html = signed_in(account.members.get()).get(reverse("tokens")).content.decode()
+
+    assert "Leaked and revoked" in html
+    assert "https://evil.example/&lt;script&gt;" in html
+    assert 'href="https://evil.example' not in html
+    assert faults(html) == []
 
 
 # ------------------------------------------------------------------ what people are told

@@ -36,7 +36,7 @@ def revoke(request: HttpRequest, token: ServiceToken, now: datetime) -> Outcome:
 
 class ServiceTokenEventInline(FactsInline[ServiceTokenEvent, ServiceToken]):
     model = ServiceTokenEvent
-    fields = ("kind", "actor", "address", "at")
+    fields = ("kind", "actor", "address", "details", "at", "announced_at")
     readonly_fields = fields
     verbose_name_plural = "what was done to it"
 
