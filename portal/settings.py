@@ -271,6 +271,7 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "schedule": 60,
         "options": {"expires": 60},
     },
+    "forget key requests": {"task": "portal.tasks.forget_key_requests", "schedule": 3600},
     "announce": {"task": "portal.tasks.announce", "schedule": 3, "options": {"expires": 3}},
 }
 if PAYMENT_PROVIDER == "sandbox":

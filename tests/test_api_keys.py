@@ -14,6 +14,7 @@ from openapi_spec_validator import validate
 
 from keys import issuance, records, service_tokens, tokens
 from keys.models import ApiKey, KeyRequest
+from portal.api import idempotency
 from portal.api.access import PerToken
 from portal.api.problems import PROBLEMS
 from tests.factories import make_account, make_api
@@ -204,6 +205,17 @@ def test_a_request_that_failed_may_be_sent_again(program, account):
 
     assert problem(refused) == "no_plan"
     assert program.make(**{"Idempotency-Key": "k"}).status_code == 201
+
+
+def test_an_idempotency_key_is_remembered_for_a_day(program, account):
+    program.make(**{"Idempotency-Key": "k"})
+    made_at = KeyRequest.objects.get().created_at
+
+    assert idempotency.forget(made_at + timedelta(hours=24)) == 0
+    assert problem(program.make(**{"Idempotency-Key": "k"})) == "already_made"
+    assert idempotency.forget(made_at + timedelta(hours=24, seconds=1)) == 1
+    assert program.make(**{"Idempotency-Key": "k"}).status_code == 201
+    assert account.keys.count() == 2
 
 
 def test_idempotency_keys_of_two_accounts_do_not_meet(program):

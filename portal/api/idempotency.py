@@ -1,7 +1,8 @@
 """`Idempotency-Key`: a request that makes a key makes it once, however often it is sent.
 
 The row is written in the transaction that makes the key: of two at once the second waits for
-the first. A request that failed leaves no row and may be sent again.
+the first. A request that failed leaves no row and may be sent again. A row is kept for a day:
+whoever repeats a request does so within minutes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -23,6 +24,7 @@ from portal.models import Account
 
 HEADER = "Idempotency-Key"
 MOST_CHARACTERS = 255
+KEPT = timedelta(days=1)
 
 
 class Making:
@@ -45,6 +47,12 @@ def once(request: Request, account: Account, now: datetime) -> Iterator[Making]:
         if row is not None:
             row.key = making.key
             row.save(update_fields=["key"])
+
+
+def forget(now: datetime) -> int:
+    """Deletes what is older than `KEPT`; how many rows."""
+    count, _ = KeyRequest.objects.filter(created_at__lt=now - KEPT).delete()
+    return count
 
 
 def _claimed(request: Request, account: Account, now: datetime) -> KeyRequest | None:

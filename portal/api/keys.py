@@ -29,7 +29,8 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     str,
     OpenApiParameter.HEADER,
     description="Any text of your own, new for each key. Sent again with the same body it is "
-    "answered with 409 `already_made` and makes no other key: a secret is shown once.",
+    "answered with 409 `already_made` and makes no other key: a secret is shown once. It is "
+    "remembered for at least 24 hours.",
 )
 KEY: dict[str, Any] = {
     "id": "0192f0c1-5a3e-7cc1-9d0b-1f6f3a6f2b10",
