@@ -6,10 +6,26 @@ import json
 
 import redis
 
+from gateway.renewal import LEASE, Lease
 from gateway.settle import SCRIPT, abandoned, corrections
 from keys import records
 
 BATCH = 1000
+
+
+def may_sweep(connection: redis.Redis, partition: int, now_ms: int, lease: Lease = LEASE) -> bool:
+    """Whether Redis was there, each time it was asked this, for a whole lease. Raises `RedisError`.
+
+    While it is away living gateways can neither put deadlines off nor settle. Overdue is only
+    what they leave so with Redis before them; asked less often than twice in a lease, it is no.
+    """
+    since = records.sweeping_name(partition)
+    pipeline = connection.pipeline(transaction=True)
+    pipeline.set(since, now_ms, nx=True)
+    pipeline.pexpire(since, lease.lasts_ms // 2)
+    pipeline.get(since)
+    *_, since_ms = pipeline.execute()
+    return now_ms - int(since_ms) >= lease.lasts_ms
 
 
 def sweep(connection: redis.Redis, partition: int, now_ms: int) -> int:

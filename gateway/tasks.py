@@ -4,6 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from gateway import ledger, partitions, refill, routes
+from gateway.sweep import may_sweep
 from gateway.sweep import sweep as sweep_partition
 from keys import records
 
@@ -21,8 +22,10 @@ def sweep() -> None:
     """Settles calls whose gateway died, by the clock that set their deadlines."""
     redis = records.connection()
     seconds, microseconds = redis.time()
+    now_ms = seconds * 1000 + microseconds // 1000
     for partition in records.PARTITIONS:
-        sweep_partition(redis, partition, seconds * 1000 + microseconds // 1000)
+        if may_sweep(redis, partition, now_ms):
+            sweep_partition(redis, partition, now_ms)
 
 
 @shared_task(ignore_result=True)

@@ -151,6 +151,10 @@ def open_name(partition: int) -> str:
     return f"open:{tag(partition)}"
 
 
+def sweeping_name(partition: int) -> str:
+    return f"sweeping:{tag(partition)}"
+
+
 def usage_stream(partition: int) -> str:
     return f"usage:{tag(partition)}"
 

@@ -26,6 +26,7 @@ import psycopg
 import redis
 
 from gateway import sweep
+from gateway.renewal import Lease
 from keys import records
 from portal.run import loopback
 from portal.run.embedded import Server, Valkey
@@ -239,6 +240,31 @@ class Installation:
         """Settles what dead gateways left, long before its time. When no call is running."""
         sweep.sweep(self.redis, 0, int(time.time() * 1000) + 10**7)
 
+    def is_renewed(self, lease: Lease) -> bool:
+        """Whether the one open call has the lease's deadline by now."""
+        deadlines = [int(call.split(b"\t")[-2]) for call in self.redis.hvals(OPENS)]
+        return [deadline < time.time() * 1000 + lease.lasts_ms for deadline in deadlines] == [True]
+
+    @contextmanager
+    def sweeping(self, lease: Lease) -> Iterator[list[int]]:
+        """Sweeps all the time, as beat would for this lease; what it counts."""
+        over, swept = threading.Event(), []
+
+        def work() -> None:
+            while not over.wait(0.05):
+                with contextlib.suppress(redis.RedisError):
+                    now_ms = int(time.time() * 1000)
+                    if sweep.may_sweep(self.redis, 0, now_ms, lease):
+                        swept.append(sweep.sweep(self.redis, 0, now_ms))
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            yield swept
+        finally:
+            over.set()
+            worker.join()
+
     def start_a_page(self) -> None:
         """Empties the logs and remembers what is in the ledger already."""
         for part in self.parts:
@@ -278,6 +304,7 @@ def seed(backend_url: str) -> dict[str, str]:
     from gateway import refill
 
     traffic.put_on_sale(f"http://127.0.0.1:{traffic.free_port()}", slug="down")
+    traffic.put_on_sale(backend_url, slug="endless", total_timeout_seconds=0)
     traffic.put_on_sale(backend_url)
     customer = traffic.make_customer(traffic.terms(limit=10_000_000))
     records.connection().delete(records.ready_name(0))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import traffic, upstream
+from tests import short_lease, traffic, upstream
 from tests.installation import (
     OPENS,
     REDIS_TIMEOUT_SECONDS,
@@ -115,6 +115,37 @@ def test_a_paused_redis_is_503_within_the_timeout_and_exact_after_it_goes_on(ins
 
     only_503s_in_time(calling)
     reconcile(installation, calling)
+
+
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+def test_a_call_without_an_end_outlasts_an_outage_that_is_longer_than_its_lease(installation, how):
+    lease, valkey = short_lease.ENDURING, installation.valkey
+    lasts_s = lease.lasts_ms / 1000
+    target = f"/gateway/endless/events?pause=0.1&n={int(4.5 * lasts_s / 0.1)}"
+    with (
+        traffic.gateway(
+            application="tests.short_lease:enduring", **installation.environ
+        ) as running,
+        traffic.connect(running.port) as client,
+        installation.sweeping(lease) as swept,
+    ):
+        wait_for(lambda: swept, 2 * lasts_s, "sweeps have begun")
+        client.sendall(
+            traffic.request_bytes("GET", target, bearer(installation.customer["secret"]))
+        )
+        wait_for(lambda: installation.is_renewed(lease), 5, "the call is renewed")
+        valkey.stop() if how == "stopped" else valkey.pause()
+        time.sleep(1.5 * lasts_s)
+        valkey.start() if how == "stopped" else valkey.resume()
+        before = len(swept)
+        wait_for(lambda: len(swept) > before, 3 * lasts_s, "sweeps go on")
+        answer = traffic.read_answer(client)
+
+    assert answer.complete
+    assert sum(swept) == 0
+    installation.close_books()
+    new = installation.ledger().items() - installation.before.items()
+    assert new == {(answer["keystile-event"], (True, "completed"))}
 
 
 def test_a_gateway_that_starts_without_redis_serves_as_soon_as_it_is_there(installation):
