@@ -94,6 +94,18 @@ def test_a_stopped_redis_is_503_at_once_and_exact_after_it_is_back(installation)
         assert "redis.back" in gateway.said()
 
 
+def test_the_worker_finds_a_redis_that_was_away_for_long_within_seconds(installation):
+    installation.call()
+    installation.valkey.stop()
+    time.sleep(7)  # with pauses of 2, 4, 6 … seconds the next try would be at 12
+    installation.valkey.start()
+    wait_for(lambda: installation.call().status == 200, 2 + SLACK_SECONDS, "calls are admitted")
+
+    drained_after = wait_for(lambda: not installation.redis.xlen(STREAM), 10, "calls are drained")
+
+    assert drained_after < 2 + SLACK_SECONDS
+
+
 def test_a_killed_redis_has_every_call_that_it_confirmed(installation):
     with load(installation) as calling:
         installation.valkey.kill()
