@@ -47,7 +47,8 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
     "invalid_token": (
         401,
         "No valid service token",
-        "Send a service token that may do this as “Authorization: Bearer kst_…”.",
+        "The seller's own programs ask this, with a living service token of the seller's that has "
+        "the scope for it, as “Authorization: Bearer kst_…”.",
     ),
     "account_suspended": (
         403,
