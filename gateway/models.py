@@ -336,10 +336,14 @@ class LedgerHour(models.Model):
     account_id = models.UUIDField()
     hour = models.DateTimeField(help_text="Start of the hour of `recorded_at`, UTC.")
     entries = models.PositiveIntegerField()
+    entries_digest = models.CharField(
+        max_length=64, help_text="SHA-256 of the entries as they are exported, hexadecimal."
+    )
     totals = models.JSONField(
         help_text="Live usage by period, terms, API, operation, meter and dimensions."
     )
     earliest_admitted_at = models.DateTimeField()
+    latest_admitted_at = models.DateTimeField()
     previous = models.CharField(
         max_length=64, help_text="Digest of the hour before; the first: “”."
     )
@@ -353,6 +357,15 @@ class LedgerHour(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H:00} {self.digest[:12]}"
+
+
+class LedgerClosing(models.Model):
+    """How far the ledger's hours are closed; one row."""
+
+    closed_until = models.DateTimeField(help_text="All hours before it are closed.")
+
+    def __str__(self) -> str:
+        return f"closed until {self.closed_until:%Y-%m-%d %H:%M}"
 
 
 class ReportedEvent(models.Model):

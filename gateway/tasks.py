@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from gateway import ledger, partitions, refill, routes
+from gateway import chain, ledger, partitions, refill, routes
 from gateway.sweep import may_sweep
 from gateway.sweep import sweep as sweep_partition
 from keys import records
@@ -32,6 +32,12 @@ def sweep() -> None:
 def make_partitions() -> None:
     """Makes the ledger's coming months."""
     partitions.make_ahead(timezone.now())
+
+
+@shared_task(ignore_result=True)
+def close_hours() -> None:
+    """Closes the ledger's hours that are over."""
+    chain.close_hours(timezone.now())
 
 
 @shared_task(ignore_result=True)

@@ -250,6 +250,11 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "drain usage": {"task": "gateway.tasks.drain", "schedule": 1, "options": {"expires": 1}},
     "sweep opens": {"task": "gateway.tasks.sweep", "schedule": 10, "options": {"expires": 10}},
     "make partitions": {"task": "gateway.tasks.make_partitions", "schedule": 3600},
+    "close hours": {
+        "task": "gateway.tasks.close_hours",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
     "fill redis": {"task": "gateway.tasks.fill_redis", "schedule": 1, "options": {"expires": 1}},
     "publish keys": {"task": "keys.tasks.republish", "schedule": 10, "options": {"expires": 10}},
     "publish routes": {
