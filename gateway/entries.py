@@ -14,10 +14,11 @@ Reads no database. What Postgres could not store is refused here, with a reason.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.models import UsageEvent
@@ -29,13 +30,16 @@ MODES, OUTCOMES = frozenset(ApiKey.Mode.values), frozenset(UsageEvent.Outcome.va
 MAX_STATUS = 999
 # Far above any real call, far enough below a bigint for sums over many.
 MAX_INTEGER = 10**15
-MAX_CHARACTERS = {"api": 40, "operation": 311, "code": 40, "terms_id": 40}
-MAX_METER_CHARACTERS = 40
+MAX_NAME_CHARACTERS = 40
+"""Of an API, a meter, terms and a code."""
+MAX_OPERATION_CHARACTERS = 311
 MAX_METADATA_CHARACTERS = 1000
+# So that a rollup's unique index, whose rows may take 2704 bytes, holds any texts of its key.
+MAX_DIMENSIONS_BYTES = 800
+CACHED = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A call that ended. Field by field what `gateway.models.UsageEvent` stores, and `client`."""
 
     id: UUID
@@ -69,13 +73,14 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
     try:
         opened = fields[b"open"].decode().split("\t")
         account, key, mode, period_s, terms, admitted_us, api, operation, *_ = opened
-        end = json.loads(fields[b"end"])
-        drawn = json.loads(fields.get(b"credits", b"{}"))
+        end = json.loads(fields[b"end"].decode())
+        drawn = json.loads(fields[b"credits"]) if b"credits" in fields else {}
+        client = end.get("client")
         entry = Entry(
             id=UUID(fields[b"id"].decode()),
-            admitted_at=EPOCH + timedelta(microseconds=int(admitted_us)),
-            account_id=UUID(account),
-            key_id=UUID(key),
+            admitted_at=_moment(int(admitted_us)),
+            account_id=_uuid(account),
+            key_id=_uuid(key),
             api=api,
             operation=operation,
             mode=mode,
@@ -89,10 +94,10 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
             upstream_us=end["upstream_us"],
             request_bytes=end["in"],
             response_bytes=end["out"],
-            period_start=EPOCH + timedelta(seconds=int(period_s)),
+            period_start=_period(period_s),
             terms_id=terms,
             credits=None if drawn == {} else drawn,
-            client=_address(end.get("client")),
+            client=_address(client) if isinstance(client, str) else "",
         )
         _check(entry)
     except KeyError as error:
@@ -102,23 +107,34 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
     return entry
 
 
+def dimensions(metadata: Mapping[str, str], declared: Iterable[str]) -> str:
+    """What metadata says of a meter's declared dimensions, as JSON, keys sorted; "": nothing.
+
+    More than 800 bytes of it are no dimensions but prose, and count as nothing.
+    """
+    said = {name: metadata[name] for name in declared if name in metadata}
+    if not said:
+        return ""
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return text if len(text.encode()) <= MAX_DIMENSIONS_BYTES else ""
+
+
 def _check(entry: Entry) -> None:
-    if entry.mode not in MODES:
-        raise ValueError(f"mode {entry.mode!r} is unknown")
+    _check_opened(entry.api, entry.operation, entry.mode, entry.terms_id)
     if entry.outcome not in OUTCOMES:
         raise ValueError(f"outcome {entry.outcome!r} is unknown")
-    for name, most in MAX_CHARACTERS.items():
-        _check_text(name, getattr(entry, name), most)
-    for name in ("latency_us", "upstream_us", "request_bytes", "response_bytes"):
-        _check_integer(name, getattr(entry, name), MAX_INTEGER)
+    _check_text("code", entry.code, MAX_NAME_CHARACTERS)
+    _check_integer("latency_us", entry.latency_us, MAX_INTEGER)
+    _check_integer("upstream_us", entry.upstream_us, MAX_INTEGER)
+    _check_integer("request_bytes", entry.request_bytes, MAX_INTEGER)
+    _check_integer("response_bytes", entry.response_bytes, MAX_INTEGER)
     _check_integer("status", entry.status, MAX_STATUS)
-    for moment in (entry.admitted_at, entry.period_start):
-        if not EARLIEST <= moment < LATEST:
-            raise ValueError(f"{moment} is not a time of this product")
+    if not EARLIEST <= entry.admitted_at < LATEST:
+        raise ValueError(f"{entry.admitted_at} is not a time of this product")
     if not isinstance(entry.units, dict):
         raise ValueError("units is not an object")
     for meter, units in entry.units.items():
-        _check_text("meter", meter, MAX_METER_CHARACTERS)
+        _check_text("meter", meter, MAX_NAME_CHARACTERS)
         _check_integer(f"units of {meter}", units, MAX_INTEGER)
     if entry.credits is not None:
         if not isinstance(entry.credits, dict):
@@ -139,7 +155,8 @@ def _check_text(name: str, value: object, most: int) -> None:
         raise ValueError(f"{name} is not text of at most {most} characters")
     if "\0" in value:
         raise ValueError(f"{name} holds a NUL")
-    value.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+    if not value.isascii():
+        value.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
 
 
 def _check_integer(name: str, value: object, most: int) -> None:
@@ -147,9 +164,39 @@ def _check_integer(name: str, value: object, most: int) -> None:
         raise ValueError(f"{name} is not an integer from 0 to {most}")
 
 
-def _address(text: object) -> str:
+def _moment(microseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+# What most calls of a batch have in common with others is read once.
+
+
+@lru_cache(CACHED)
+def _check_opened(api: str, operation: str, mode: str, terms_id: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is unknown")
+    _check_text("api", api, MAX_NAME_CHARACTERS)
+    _check_text("operation", operation, MAX_OPERATION_CHARACTERS)
+    _check_text("terms_id", terms_id, MAX_NAME_CHARACTERS)
+
+
+@lru_cache(CACHED)
+def _uuid(text: str) -> UUID:
+    return UUID(text)
+
+
+@lru_cache(CACHED)
+def _period(seconds: str) -> datetime:
+    start = _moment(int(seconds) * 10**6)
+    if not EARLIEST <= start < LATEST:
+        raise ValueError(f"{start} is not a time of this product")
+    return start
+
+
+@lru_cache(CACHED)
+def _address(text: str) -> str:
     """An address as it is kept on a key, or nothing: a call counts whoever made it."""
     try:
-        return str(ip_address(text)) if isinstance(text, str) and text else ""
+        return str(ip_address(text)) if text else ""
     except ValueError:
         return ""

@@ -28,18 +28,36 @@ def ensure(moments: Iterable[datetime]) -> None:
 
 
 def _ensure(months: list[date]) -> None:
+    names = {_name(month): month for month in months}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL",
+            [list(names)],
+        )
+        missing = [name for (name,) in cursor.fetchall()]
+    for name in missing:
+        _make(name, names[name])
+
+
+def _make(name: str, month: date) -> None:
+    """Made beside the ledger and then attached, which, other than PARTITION OF, lets readers and
+    writers go on.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
-        for month in months:
-            name = f"gateway_usageevent_{month:%Y_%m}"
-            cursor.execute("SELECT to_regclass(%s)", [name])
-            if cursor.fetchone() != (None,):
-                continue
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
-            cursor.execute(
-                f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF gateway_usageevent "
-                f"FOR VALUES FROM ('{month} 00:00+00') TO ('{_following(month)} 00:00+00')"
-            )
-            log.info("partition.made", name=name)
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        cursor.execute("SELECT to_regclass(%s)", [name])
+        if cursor.fetchone() != (None,):
+            return
+        cursor.execute(f"CREATE TABLE {name} (LIKE gateway_usageevent INCLUDING ALL)")
+        cursor.execute(
+            f"ALTER TABLE gateway_usageevent ATTACH PARTITION {name} "
+            f"FOR VALUES FROM ('{month} 00:00+00') TO ('{_following(month)} 00:00+00')"
+        )
+    log.info("partition.made", name=name)
+
+
+def _name(month: date) -> str:
+    return f"gateway_usageevent_{month:%Y_%m}"
 
 
 def _following(month: date) -> date:

@@ -1,4 +1,4 @@
-"""Puts entries into the ledger and its rollups, in one statement and at the ledger's own time.
+"""Puts entries into the ledger and its rollups, in one transaction and at the ledger's own time.
 
 Whoever writes holds a partition's lock until its transaction ends. `recorded_at` is given out
 under it and only grows, so that time which is sealed never gets another row: hours are closed
@@ -7,110 +7,45 @@ and usage is shipped by that, and neither looks back.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 
-from gateway import histogram
+from gateway import rollups
 from gateway.entries import Entry
+from gateway.models import UsageEvent
 from keys import records
 
 LOCK = 0x6B73_1000  # plus the partition
 
+# The columns of `gateway.entries.Entry`, in its order, as COPY takes them.
 COLUMNS = {
     "id": "uuid",
     "admitted_at": "timestamptz",
     "account_id": "uuid",
     "key_id": "uuid",
-    "api": "text",
-    "operation": "text",
-    "mode": "text",
-    "outcome": "text",
-    "status": "int",
-    "code": "text",
-    "billable": "boolean",
+    "api": "varchar",
+    "operation": "varchar",
+    "mode": "varchar",
+    "outcome": "varchar",
+    "status": "int2",
+    "code": "varchar",
+    "billable": "bool",
     "units": "jsonb",
     "metadata": "jsonb",
-    "latency_us": "bigint",
-    "upstream_us": "bigint",
-    "request_bytes": "bigint",
-    "response_bytes": "bigint",
+    "latency_us": "int8",
+    "upstream_us": "int8",
+    "request_bytes": "int8",
+    "response_bytes": "int8",
     "period_start": "timestamptz",
-    "terms_id": "text",
+    "terms_id": "varchar",
     "credits": "jsonb",
 }
-
-# Each call has a row for the meter `calls`, which alone counts it, and one for every other
-# meter it used; a reported use has rows for what it used only. Sorted, so that two drains lock
-# rollup rows in one order.
-STORE = f"""
-WITH fresh AS (
-    INSERT INTO gateway_usageevent ({", ".join(COLUMNS)}, recorded_at)
-    SELECT given.*, %(recorded_at)s
-    FROM json_to_recordset(%(entries)s) AS given({", ".join(map(" ".join, COLUMNS.items()))})
-    ON CONFLICT DO NOTHING
-    RETURNING *
-), metered AS (
-    SELECT fresh.*, used.*, coalesce(split.dimensions, '') AS dimensions
-    FROM fresh CROSS JOIN LATERAL (
-        SELECT 'calls' AS meter, 1 AS calls, coalesce((units ->> 'calls')::bigint, 0) AS amount
-        WHERE outcome <> 'reported'
-        UNION ALL
-        SELECT key, 0, value::bigint FROM jsonb_each_text(units)
-        WHERE key <> 'calls' OR outcome = 'reported'
-    ) AS used
-    LEFT JOIN LATERAL (
-        SELECT json_object_agg(key, metadata ->> key ORDER BY key)::text AS dimensions
-        FROM gateway_meter, jsonb_array_elements_text(gateway_meter.dimensions) AS declared(key)
-        WHERE gateway_meter.name = used.meter AND metadata ? key
-    ) AS split ON metadata <> '{{}}'
-), rolled AS (
-    INSERT INTO gateway_usagerollup AS held (
-        quarter, account_id, key_id, api, operation, meter, dimensions, status_class, mode,
-        period_start, terms_id, calls, units, billable_units, latency_us_sum, request_bytes_sum,
-        response_bytes_sum
-    )
-    SELECT date_bin('15 minutes', admitted_at, 'epoch'), account_id, key_id, api, operation,
-        meter, dimensions, status / 100, mode, period_start, terms_id,
-        sum(calls), sum(amount), coalesce(sum(amount) FILTER (WHERE billable), 0),
-        sum(latency_us * calls), sum(request_bytes * calls), sum(response_bytes * calls)
-    FROM metered
-    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
-    ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
-    ON CONFLICT (account_id, quarter, key_id, api, operation, meter, dimensions, status_class,
-        mode, period_start, terms_id)
-    DO UPDATE SET
-        calls = held.calls + excluded.calls,
-        units = held.units + excluded.units,
-        billable_units = held.billable_units + excluded.billable_units,
-        latency_us_sum = held.latency_us_sum + excluded.latency_us_sum,
-        request_bytes_sum = held.request_bytes_sum + excluded.request_bytes_sum,
-        response_bytes_sum = held.response_bytes_sum + excluded.response_bytes_sum
-), timed AS (
-    INSERT INTO gateway_latencyrollup AS held (
-        quarter, account_id, api, operation, mode, bucket, calls
-    )
-    SELECT date_bin('15 minutes', admitted_at, 'epoch'), account_id, api, operation, mode,
-        width_bucket(latency_us, %(bounds)s::bigint[]), count(*)
-    FROM fresh
-    WHERE outcome = 'completed'
-    GROUP BY 1, 2, 3, 4, 5, 6
-    ORDER BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (account_id, quarter, api, operation, mode, bucket)
-    DO UPDATE SET calls = held.calls + excluded.calls
-), drawn AS (
-    INSERT INTO gateway_credituse AS held (grant_id, account_id, credits)
-    SELECT key::bigint, account_id, sum(value::bigint)
-    FROM fresh CROSS JOIN LATERAL jsonb_each_text(fresh.credits)
-    GROUP BY 1, 2
-    ORDER BY 1, 2
-    ON CONFLICT (grant_id) DO UPDATE SET credits = held.credits + excluded.credits
-)
-SELECT count(*) FROM fresh
-"""  # noqa: S608 - only the columns above are put in
+COPY = f"""
+COPY gateway_usageevent ({", ".join(COLUMNS)}, recorded_at) FROM STDIN (FORMAT BINARY)
+"""
 
 # The moment that is given out, microseconds apart at the least.
 TICK = """
@@ -153,19 +88,42 @@ def record(entries: Sequence[Entry], recorded_at: datetime) -> int:
     """Stores the entries that the ledger doesn't have; how many those were.
 
     For whoever holds the lock, with its `tick`, and has the months of the entries made
-    (`gateway.partitions`). Raises `django.db.DataError` and `IntegrityError` for an entry that
-    can't be stored.
+    (`gateway.partitions`). Raises `django.db.DatabaseError`, with nothing stored.
     """
-    given: dict[str, Any] = {
-        "recorded_at": recorded_at,
-        "entries": json.dumps(
-            [{name: getattr(entry, name) for name in COLUMNS} for entry in entries], default=str
-        ),
-        "bounds": histogram.BOUNDS_US,
-    }
-    with connection.cursor() as cursor:
-        cursor.execute(STORE, given)
-        return int(cursor.fetchone()[0])
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                _insert(entries, recorded_at)
+        except IntegrityError:
+            # The key turned some away: after a kill a batch is delivered again.
+            entries = _new(entries)
+            _insert(entries, recorded_at)
+        rollups.add(entries)
+    return len(entries)
+
+
+def _insert(entries: Sequence[Entry], recorded_at: datetime) -> None:
+    with (
+        connection.wrap_database_errors,
+        connection.cursor() as cursor,
+        cursor.copy(COPY) as rows,
+    ):
+        rows.set_types([*COLUMNS.values(), "timestamptz"])
+        for entry in entries:
+            rows.write_row((*entry[: len(COLUMNS)], recorded_at))
+
+
+def _new(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries that the ledger doesn't have, each once. Nobody adds any: the lock is held."""
+    given = {(entry.id, entry.admitted_at): entry for entry in entries}
+    moments = [admitted_at for _, admitted_at in given]
+    there = UsageEvent.objects.filter(
+        id__in={event_id for event_id, _ in given},
+        admitted_at__range=(min(moments), max(moments)),
+    )
+    for key in there.values_list("id", "admitted_at"):
+        given.pop(key, None)
+    return list(given.values())
 
 
 def _value(query: str, *given: Any) -> Any:

@@ -1,15 +1,25 @@
 import json
+import random
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import ProgrammingError, connection, transaction
+from django.db import OperationalError, ProgrammingError, connection, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import entries, ledger, partitions, recording
-from gateway.models import CreditUse, QuarantinedEntry, RefusalRollup, UsageEvent, UsageRollup
+from gateway.models import (
+    CreditUse,
+    LatencyRollup,
+    Meter,
+    QuarantinedEntry,
+    RefusalRollup,
+    UsageEvent,
+    UsageRollup,
+)
 from keys import issuance, records
 from tests.factories import make_account
 
@@ -293,6 +303,123 @@ def test_what_postgres_refuses_is_found_by_bisection():
     assert json.loads(bytes(quarantined.payload))["id"] == poison["id"]
     assert "out of range" in quarantined.error
     assert waiting() == 0
+
+
+def test_an_entry_too_large_for_an_index_is_quarantined_too():
+    """Which Postgres tells as an OperationalError, as it does when it is away."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE INDEX too_small ON gateway_usageevent (metadata)")
+    try:
+        add(entry(), entry(meta={"note": noise(1000)}), entry())
+
+        assert drain() == 2
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP INDEX too_small")
+
+    assert "index row" in QuarantinedEntry.objects.get().error
+    assert waiting() == 0
+
+
+def test_a_database_that_cannot_work_is_nobodys_fault():
+    add(entry())
+
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '50ms'")
+        with ThreadPoolExecutor(1) as elsewhere:
+            elsewhere.submit(lock_the_rollup_for, 0.5)
+            time.sleep(0.2)
+            with pytest.raises(OperationalError, match="timeout"):
+                drain()
+        cursor.execute("SET statement_timeout = 0")
+
+    assert waiting() == 1
+    assert not QuarantinedEntry.objects.exists()
+    assert drain() == 1
+
+
+def lock_the_rollup_for(seconds):
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE gateway_usagerollup")
+            time.sleep(seconds)
+    finally:
+        connection.close()
+
+
+def noise(characters):
+    """Text of 4-byte characters that doesn't compress."""
+    draw = random.Random(characters)  # noqa: S311 - the same each time
+    return "".join(chr(draw.randrange(0x10000, 0x110000)) for _ in range(characters))
+
+
+def test_the_longest_names_fit_into_every_index():
+    longest = noise(entries.MAX_NAME_CHARACTERS)
+    Meter.objects.create(name=longest, label="m", dimensions=[longest, "a", "b"])
+    fields = entry(
+        api=longest,
+        units={"calls": 1, longest: 5},
+        meta={longest: noise(150), "b": "x" * 10, "c": noise(1000)},
+        code=longest,
+    )
+    account, key, mode, period, _, *rest = fields["open"].split("\t")
+    rest[2] = noise(entries.MAX_OPERATION_CHARACTERS)
+    add(fields | {"open": "\t".join([account, key, mode, period, longest, *rest])})
+
+    assert drain() == 1
+
+    row = UsageRollup.objects.get(meter=longest)
+    assert json.loads(row.dimensions) == {longest: noise(150), "b": "x" * 10}
+    assert 700 < len(row.dimensions.encode()) <= entries.MAX_DIMENSIONS_BYTES
+
+
+def test_dimensions_are_what_is_declared_in_one_spelling():
+    said = {"region": "eu", "model": "große", "note": "x"}
+
+    assert entries.dimensions(said, ["region", "model"]) == '{"model":"große","region":"eu"}'
+    assert entries.dimensions(said, ["model", "region", "speed"]) == (
+        '{"model":"große","region":"eu"}'
+    )
+    assert entries.dimensions(said, ["speed"]) == entries.dimensions({}, ["model"]) == ""
+    assert entries.dimensions({"model": "x" * 800}, ["model"]) == ""
+
+
+def test_usage_is_summed_by_the_dimensions_of_each_meter():
+    Meter.objects.create(name="tokens", label="Tokens", dimensions=["model"])
+    large = {"meta": {"model": "large", "region": "eu"}}
+    add(
+        entry(units={"calls": 1, "tokens": 5, "rows": 2}, **large),
+        entry(units={"calls": 1, "tokens": 6, "rows": 2}, **large),
+        entry(units={"calls": 1, "tokens": 7}, meta={"model": "small"}),
+        entry(units={"calls": 1, "tokens": 8}),
+    )
+
+    drain()
+
+    summed = UsageRollup.objects.values_list("meter", "dimensions", "units")
+    assert sorted(summed) == [
+        ("calls", "", 4),
+        ("rows", "", 4),
+        ("tokens", "", 8),
+        ("tokens", '{"model":"large"}', 11),
+        ("tokens", '{"model":"small"}', 7),
+    ]
+
+
+def test_usage_reported_later_is_units_and_no_call():
+    add(
+        entry(units={"calls": 1, "tokens": 2}, latency_us=150, **{"in": 30}),
+        entry(units={"tokens": 9, "calls": 3}, outcome="reported", status=0, latency_us=0),
+        entry(units={}, outcome="reported", status=0),
+    )
+
+    assert drain() == 3
+
+    assert rolled(status_class=2) == {"calls": (1, 1, 1), "tokens": (0, 2, 2)}
+    assert rolled(status_class=0) == {"calls": (0, 3, 3), "tokens": (0, 9, 9)}
+    row = UsageRollup.objects.get(meter="calls", status_class=2)
+    assert (row.request_bytes_sum, row.response_bytes_sum) == (30, 200)
+    assert list(LatencyRollup.objects.values_list("bucket", "calls")) == [(3, 1)]
 
 
 def test_abandoned_and_unbilled_calls_are_visible_and_not_billed():
