@@ -74,6 +74,13 @@ class Reject(NamedTuple):
     error: str
 
 
+class Lag(NamedTuple):
+    """Entries in the stream, and for how long its oldest has waited there."""
+
+    entries: int
+    seconds: float
+
+
 def drain(partition: int, clock: Callable[[], datetime], budget_seconds: float = 10) -> int:
     """Drains the partition's stream until it is empty or the time is over; calls stored.
 
@@ -111,6 +118,20 @@ def drain_batch(partition: int, now: datetime) -> int | None:
         _quarantine(partition, rejects + refused)
     redis.xdel(stream, *(stream_id for stream_id, _ in delivered))
     return stored
+
+
+def lag(partition: int) -> Lag:
+    """What waits for the ledger. Raises `redis.RedisError`."""
+    pipeline = records.connection().pipeline(transaction=False)
+    stream = records.usage_stream(partition)
+    pipeline.xrange(stream, count=1)
+    pipeline.xlen(stream)
+    pipeline.time()
+    oldest, entries, (seconds, microseconds) = pipeline.execute()
+    if not oldest:
+        return Lag(0, 0.0)
+    entered_ms = int(oldest[0][0].split(b"-")[0])
+    return Lag(entries, max(0.0, seconds + microseconds / 1e6 - entered_ms / 1000))
 
 
 def drain_refusals(partition: int) -> None:

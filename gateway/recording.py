@@ -96,7 +96,7 @@ def record(entries: Sequence[Entry], recorded_at: datetime) -> int:
                 _insert(entries, recorded_at)
         except IntegrityError:
             # The key turned some away: after a kill a batch is delivered again.
-            entries = _new(entries)
+            entries = _unrecorded(entries)
             _insert(entries, recorded_at)
         rollups.add(entries)
     return len(entries)
@@ -113,7 +113,7 @@ def _insert(entries: Sequence[Entry], recorded_at: datetime) -> None:
             rows.write_row((*entry[: len(COLUMNS)], recorded_at))
 
 
-def _new(entries: Sequence[Entry]) -> list[Entry]:
+def _unrecorded(entries: Sequence[Entry]) -> list[Entry]:
     """The entries that the ledger doesn't have, each once. Nobody adds any: the lock is held."""
     given = {(entry.id, entry.admitted_at): entry for entry in entries}
     moments = [admitted_at for _, admitted_at in given]

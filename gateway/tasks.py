@@ -1,6 +1,7 @@
 """Beat's reminders to the gateway's bookkeeping. A message says "go and look", never what."""
 
 from celery import shared_task
+from django.conf import settings
 from django.utils import timezone
 
 from gateway import chain, ledger, partitions, refill, routes
@@ -38,6 +39,12 @@ def make_partitions() -> None:
 def close_hours() -> None:
     """Closes the ledger's hours that are over."""
     chain.close_hours(timezone.now())
+
+
+@shared_task(ignore_result=True)
+def drop_partitions() -> None:
+    """Drops the ledger's months that the seller need not keep."""
+    partitions.drop_old(timezone.now(), settings.LEDGER_RETENTION_MONTHS)
 
 
 @shared_task(ignore_result=True)

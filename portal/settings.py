@@ -1,6 +1,7 @@
 """The one settings file. Every value that differs between places comes from the environment."""
 
 import logging
+import re
 import ssl
 from datetime import date
 from pathlib import Path
@@ -235,6 +236,13 @@ GATEWAY_REDIS_TIMEOUT_SECONDS = env.float("GATEWAY_REDIS_TIMEOUT_SECONDS", defau
 # Calls that wait for the ledger; at this many (Postgres is away) nothing more is admitted.
 GATEWAY_MAX_STREAM_ENTRIES = env.int("GATEWAY_MAX_STREAM_ENTRIES", default=1_000_000)
 
+# ------------------------------------------------------------------ ledger
+# Months that single calls are kept after their own is over (gateway.partitions).
+_months = env.str("LEDGER_RETENTION_MONTHS", default="13")
+if not re.fullmatch("[1-9][0-9]{0,3}", _months):
+    raise ImproperlyConfigured("LEDGER_RETENTION_MONTHS must be a whole number from 1 to 9999.")
+LEDGER_RETENTION_MONTHS = int(_months)
+
 # ------------------------------------------------------------------ tasks
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -255,6 +263,7 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "schedule": 60,
         "options": {"expires": 60},
     },
+    "drop partitions": {"task": "gateway.tasks.drop_partitions", "schedule": 3600},
     "fill redis": {"task": "gateway.tasks.fill_redis", "schedule": 1, "options": {"expires": 1}},
     "publish keys": {"task": "keys.tasks.republish", "schedule": 10, "options": {"expires": 10}},
     "publish routes": {

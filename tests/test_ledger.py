@@ -422,6 +422,20 @@ def test_usage_reported_later_is_units_and_no_call():
     assert list(LatencyRollup.objects.values_list("bucket", "calls")) == [(3, 1)]
 
 
+def test_the_lag_is_how_long_the_oldest_entry_has_waited():
+    assert ledger.lag(0) == ledger.Lag(0, 0.0)
+    seconds, _ = records.connection().time()
+    records.connection().xadd(STREAM, entry(), id=f"{(seconds - 60) * 1000}-0")
+    add(entry())
+
+    lag = ledger.lag(0)
+
+    assert lag.entries == 2
+    assert 60 <= lag.seconds < 70
+    drain()
+    assert ledger.lag(0) == ledger.Lag(0, 0.0)
+
+
 def test_abandoned_and_unbilled_calls_are_visible_and_not_billed():
     add(
         entry(outcome="abandoned", status=0, billable=False, units={}),
