@@ -166,6 +166,7 @@ class Gateway:
                 outcome,
                 client=call.client,
                 is_live=admission.mode == b"live",
+                is_charged=outcome.is_charged(admission.api.unbilled),
                 latency_us=(time.perf_counter_ns() - started_ns) // 1000,
             )
 

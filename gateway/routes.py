@@ -85,6 +85,7 @@ def _api_json(api: Api) -> dict[str, Any]:
         "total_s": api.total_timeout_seconds,
         "max_body": api.max_body_bytes,
         "cors": api.cors_origins,
+        "unbilled": api.unbilled_statuses,
         "operations": [
             [row.method.upper(), row.path_template, row.weights, row.max_units]
             for row in api.operations.all()
@@ -159,6 +160,7 @@ class ApiRoutes:
         if not self.is_endless:
             self.longest_ms = (self.idle_s + self.connect_s + self.total_s) * 1000
         self.max_body: int = row["max_body"]
+        self.unbilled = frozenset(row.get("unbilled", ()))
         self.cors = Origins(row["cors"]) if row.get("cors") else None
         secret = _secret_headers(row["slug"], row["sealed_headers"])
         self.secret_names = frozenset(name for name, _ in secret)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Collection
 from functools import cache, partial
 from typing import Any
 
@@ -38,6 +39,8 @@ MAX_REPORTED = 8
 MAX_UNITS = 10**12
 CLIENT_CLOSED = 499
 """Status of a call whose client left before the answer's head; nobody has seen it."""
+UNBILLED = frozenset((408, 429, CLIENT_CLOSED))
+"""Below 500, where nothing is billed: the answer says that there was no time for a real one."""
 
 _UNITS = re.compile(rb"\s*([a-z0-9_-]{1,40})\s*=\s*([0-9]{1,13})\s*")
 _ADDRESS = re.compile(rb"[0-9A-Fa-f:.]{2,45}")
@@ -74,11 +77,14 @@ class Outcome:
         self.request_bytes = 0
         self.response_bytes = 0
 
-    @property
-    def is_charged(self) -> bool:
-        """Decided at the answer's head: the backend answered, and not that it could not."""
-        ours = self.code not in ("", "truncated")
-        return not ours and self.status < 500 and self.status not in (408, 429, CLIENT_CLOSED)
+    def is_charged(self, unbilled: Collection[int]) -> bool:
+        """Decided at the answer's head: the backend answered, and not that it could not.
+
+        unbilled: further statuses that cost nothing, as the API says
+        """
+        if self.code not in ("", "truncated"):
+            return False  # the gateway's own answer
+        return self.status < 500 and self.status not in UNBILLED and self.status not in unbilled
 
 
 class Settler:
@@ -100,15 +106,16 @@ class Settler:
         *,
         client: bytes,
         is_live: bool,
+        is_charged: bool,
         latency_us: int,
     ) -> None:
         """Settles a call; returns before Redis has answered.
 
-        client: the address that called, for the key's “last used”; the ledger does not keep it
+        client:     the address that called, for the key's “last used”; the ledger does not keep it
+        is_charged: whether the call keeps what it was charged; a live one is then billed
         """
         address = client.decode() if _ADDRESS.fullmatch(client) else ""
         kept, metadata = units_of(operation, outcome)
-        is_charged = outcome.is_charged
         end = (
             f'{{"outcome":"completed","status":{outcome.status},"code":"{outcome.code}",'
             f'"billable":{"true" if is_live and is_charged else "false"},'

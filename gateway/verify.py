@@ -212,6 +212,7 @@ async def _decide(
             outcome,
             client=call.client,
             is_live=decided.mode == b"live",
+            is_charged=True,
             latency_us=(time.perf_counter_ns() - started) // 1000,
         )
     told = await limits.of_key(link, gate, call)

@@ -15,7 +15,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.forms import BaseInlineFormSet, ModelForm
 
-from gateway import addresses, catalogue, cors, openapi
+from gateway import addresses, catalogue, cors, openapi, settle
 from gateway.models import Api, Meter, Operation
 from portal.staff.plan_forms import LinesField
 
@@ -28,6 +28,9 @@ TIMEOUTS = {
     "total": "Total",
 }
 PRIVATE = "The upstream is a private address, which the gateway calls only where it is allowed."
+STATUS = re.compile(r"[0-9]{3}", re.ASCII)
+SETTLED_BY_API = range(201, 500)
+"""Statuses of which an API says whether they are billed."""
 NEVER = "That is a link-local address or cloud metadata, which no backend may be on."
 
 
@@ -50,6 +53,33 @@ class WriteOnly(forms.Textarea):
 
     def get_context(self, name: str, value: Any, attrs: dict[str, Any] | None) -> dict[str, Any]:
         return super().get_context(name, "", attrs)
+
+
+class StatusesField(forms.CharField):
+    """A JSON list of statuses below 500 that are not billed, written in one line: “404, 409”.
+
+    Those that never are billed, whatever the API, are not kept.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=forms.TextInput, max_length=400, required=False, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        parts = (super().to_python(value) or "").replace(",", " ").split()
+        for part in parts:
+            if not STATUS.fullmatch(part) or int(part) not in SETTLED_BY_API:
+                first, last = SETTLED_BY_API[0], SETTLED_BY_API[-1]
+                raise ValidationError(
+                    f"“{part}” is not a status from {first} to {last}. 200 is always billed; 5xx, "
+                    "408 and 429 never are. Write “404, 409”."
+                )
+        return sorted({int(part) for part in parts} - settle.UNBILLED)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(self.prepare_value(initial), data)
 
 
 class ApiForm(ModelForm[Api]):
@@ -82,6 +112,15 @@ class ApiForm(ModelForm[Api]):
         ),
     )
 
+    unbilled_statuses = StatusesField(
+        label="Statuses that are not billed",
+        help_text=(
+            "Answers below 500 that cost nothing, such as 404, 409. They are recorded, and what "
+            "the call took from quotas and credits is given back. 5xx, 408 and 429 never cost "
+            "anything. Customers read this in the docs. Empty: all other answers are billed."
+        ),
+    )
+
     class Meta:
         model = Api
         fields = (
@@ -96,6 +135,7 @@ class ApiForm(ModelForm[Api]):
             "allow_private_upstream",
             "private_networks",
             "cors_origins",
+            "unbilled_statuses",
             "connect_timeout_seconds",
             "first_byte_timeout_seconds",
             "idle_timeout_seconds",

@@ -97,6 +97,7 @@ class ApiAdmin(Desk[Api]):
                 ),
             },
         ),
+        ("Billing", {"fields": ("unbilled_statuses",)}),
         ("Browsers", {"classes": ("collapse",), "fields": ("cors_origins",)}),
         (
             "Timeouts",
