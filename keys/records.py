@@ -23,6 +23,7 @@ filling:{p00}             string, the one who is publishing it all (gateway.refi
 used:{p00}:<account or key>:<live|test>:<period start, epoch s>:<meter>    integer; a key's only
                                 for the meter calls and where it has a quota
 drawn:{p00}:<grant>       integer, credits
+counted:{p00}:<batch>     string, for a minute: uses reported later that are in the counters already
 running:{p00}:<account>   zset  event id → deadline, epoch ms; where concurrency is limited
 gcra:{p00}:a:<account>, gcra:{p00}:k:<key id>                       integer, µs
 open:{p00}                hash  event id → the call as it was admitted (scripts/admit.lua)
@@ -141,6 +142,10 @@ def used_name(
 
 def drawn_name(partition: int, grant_id: int) -> str:
     return f"drawn:{tag(partition)}:{grant_id}"
+
+
+def counted_name(partition: int, batch_id: UUID) -> str:
+    return f"counted:{tag(partition)}:{batch_id}"
 
 
 def running_name(partition: int, account_id: UUID) -> str:

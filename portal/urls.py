@@ -21,6 +21,7 @@ from portal import (
     verification,
 )
 from portal.api import access as api_access
+from portal.api import events as api_events
 from portal.api import keys as api_keys
 from portal.api.schema import Schema
 from portal.demo import mailbox
@@ -109,6 +110,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/keys/<uuid:key_id>", api_keys.OneKey.as_view(), name="api_key"),
     path("api/v1/keys/<uuid:key_id>/rotate", api_keys.RotateKey.as_view(), name="api_key_rotate"),
     path("api/v1/keys/<uuid:key_id>/revoke", api_keys.RevokeKey.as_view(), name="api_key_revoke"),
+    path("api/v1/events", api_events.Events.as_view(), name="api_events"),
     re_path(r"^api/", api_access.NothingHere.as_view()),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
     re_path(r"^gateway/", GatewayView.as_view(), name="gateway"),

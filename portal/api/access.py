@@ -32,7 +32,6 @@ from portal.api import problems
 from portal.models import Account
 
 Scope = ServiceToken.Scope
-MOST_BYTES = 64 * 1024
 
 
 class ServiceTokenAuthentication(BaseAuthentication):
@@ -90,24 +89,28 @@ class StrictJson(BaseParser):
     """One JSON object in UTF-8, within bounds: no key twice, no NaN, no bottomless nesting."""
 
     media_type = "application/json"
+    most_bytes = 64 * 1024
+    shape: type = dict
 
     def parse(
         self,
         stream: IO[bytes],
         media_type: str | None = None,  # noqa: ARG002
         parser_context: Mapping[str, Any] | None = None,  # noqa: ARG002
-    ) -> dict[str, Any]:
-        body = stream.read(MOST_BYTES + 1)
-        if len(body) > MOST_BYTES:
-            raise ParseError(f"The body is larger than {MOST_BYTES // 1024} KB.")
+    ) -> Any:
+        body = stream.read(self.most_bytes + 1)
+        if len(body) > self.most_bytes:
+            sentence = f"The body is larger than {self.most_bytes // 1024} KB."
+            raise problems.Problem("body_too_large", sentence)
         try:
             read = json.loads(
                 body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
             )
         except (ValueError, RecursionError):
             raise ParseError("The body is not JSON in UTF-8.") from None
-        if not isinstance(read, dict):
-            raise ParseError("The body is not a JSON object.")
+        if not isinstance(read, self.shape):
+            name = "object" if self.shape is dict else "array"
+            raise ParseError(f"The body is not a JSON {name}.")
         return read
 
 

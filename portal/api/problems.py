@@ -17,7 +17,7 @@ from rest_framework.views import exception_handler
 CONTENT_TYPE = "application/problem+json"
 
 PROBLEMS: dict[str, tuple[int, str]] = {
-    "bad_json": (400, "The body is not one JSON object in UTF-8, or is larger than 64 KB."),
+    "bad_json": (400, "The body is not JSON in UTF-8 of the form that is asked for."),
     "invalid_request": (400, "Some fields can't be taken; the errors name each and say why."),
     "missing_token": (401, "Send a service token as “Authorization: Bearer kst_…”."),
     "bad_token": (401, "No living service token is spelled like this."),
@@ -29,6 +29,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "key_limit_reached": (409, "The plan allows no more keys. Revoke one that is not used."),
     "key_not_active": (409, "The key has expired, leaked or was revoked, or was never claimed."),
     "no_plan": (409, "The account has no active plan under which keys could be made."),
+    "body_too_large": (413, "The body is larger than 64 KB, or 2 MB where usage is reported."),
+    "too_many_events": (413, "A request reports up to 1000 uses. Send the others in another one."),
     "unsupported_media_type": (415, "Send application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used for another request."),
     "rate_limited": (429, "Too many requests. Wait for Retry-After seconds."),
