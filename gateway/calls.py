@@ -6,7 +6,7 @@ none is missed on its way.
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from uuid import UUID
 
 import redis
@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 # Of the stream so many entries are looked through, the newest: others are drained already,
 # unless the drain is far behind.
 MOST_OF_STREAM = 10_000
+
+
+Delivered = tuple[bytes, dict[bytes, bytes]]  # a stream id and the entry's fields
 
 
 class Call(NamedTuple):
@@ -51,25 +54,24 @@ def find(event_ids: Iterable[UUID], since: datetime) -> dict[UUID, Call]:
     except redis.RedisError as error:
         log.warning("calls.redis_away", reason=str(error))
     rows = UsageEvent.objects.filter(id__in=wanted - set(found), admitted_at__gte=since)
-    for event_id, *columns in rows.exclude(outcome=UsageEvent.Outcome.REPORTED).values_list(
-        "id",
-        "account_id",
-        "key_id",
-        "mode",
-        "period_start",
-        "terms_id",
-        "admitted_at",
-        "api",
-        "operation",
-    ):
-        found[event_id] = Call(*columns)
+    for row in rows.exclude(outcome=UsageEvent.Outcome.REPORTED):
+        found[row.id] = Call(
+            account_id=row.account_id,
+            key_id=row.key_id,
+            mode=row.mode,
+            period_start=row.period_start,
+            terms_id=row.terms_id,
+            at=row.admitted_at,
+            api=row.api,
+            operation=row.operation,
+        )
     return {event_id: call for event_id, call in found.items() if call.at >= since}
 
 
 def _in_redis(partition: int, wanted: set[UUID]) -> dict[UUID, Call]:
     connection = records.connection()
     named = {str(event_id).encode(): event_id for event_id in wanted}
-    opens = connection.hmget(records.open_name(partition), list(named))
+    opens = cast(list[bytes | None], connection.hmget(records.open_name(partition), list(named)))
     found = {
         event_id: _read(text)
         for event_id, text in zip(named.values(), opens, strict=True)
@@ -77,7 +79,7 @@ def _in_redis(partition: int, wanted: set[UUID]) -> dict[UUID, Call]:
     }
     if len(found) < len(named):
         stream = records.usage_stream(partition)
-        for _, fields in connection.xrevrange(stream, count=MOST_OF_STREAM):
+        for _, fields in cast(list[Delivered], connection.xrevrange(stream, count=MOST_OF_STREAM)):
             event_id = named.get(fields.get(b"id", b""))
             if event_id is not None:
                 found[event_id] = _read(fields[b"open"])

@@ -121,7 +121,7 @@ class ControlView(APIView):
     authentication_classes: Sequence[type[BaseAuthentication]] = (ServiceTokenAuthentication,)
     permission_classes: Sequence[type[BasePermission]] = (HasScope,)
     throttle_classes: Sequence[type[BaseThrottle]] = (PerToken,)
-    parser_classes = (StrictJson,)
+    parser_classes: Sequence[type[BaseParser]] = (StrictJson,)
     renderer_classes = (JSONRenderer,)
 
     def get_exception_handler(self) -> Any:

@@ -191,7 +191,7 @@ class CloudEvent(serializers.Serializer[Any]):
 
     specversion = serializers.ChoiceField(choices=["1.0"])
     id = serializers.CharField(max_length=MOST_ID_CHARACTERS)
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]
     type = serializers.CharField()
     time = serializers.DateTimeField(required=False)
     data = serializers.DictField()  # type: ignore[assignment]

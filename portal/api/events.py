@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
@@ -93,7 +93,7 @@ class Events(ControlView):
         if isinstance(request.data, list):
             given, read_one = request.data, read_cloud_event
         else:
-            given, read_one = _events(cast(dict[str, Any], request.data)), read
+            given, read_one = _events(request.data), read
         if len(given) > MOST_EVENTS:
             raise Problem("too_many_events")
         outcomes: list[Kept | Fault | None] = []
