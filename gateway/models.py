@@ -421,11 +421,18 @@ class RefusalRollup(models.Model):
 class QuarantinedEntry(models.Model):
     """A stream entry that the ledger could not store, kept for staff; never blocks the drain."""
 
+    class Resolution(models.TextChoices):
+        REPLAYED = "replayed", "tried again"
+        DISCARDED = "discarded", "given up"
+
     stream_id = models.CharField(max_length=40)
     partition = models.PositiveSmallIntegerField(default=0)
     payload = models.BinaryField()
     error = models.TextField()
     at = models.DateTimeField(auto_now_add=True)
+    closed_at = models.DateTimeField(null=True)
+    resolution = models.CharField(max_length=9, choices=Resolution, blank=True, db_default="")
+    reason = models.CharField(max_length=200, blank=True, db_default="", help_text="As staff say.")
 
     class Meta:
         verbose_name_plural = "quarantined entries"
@@ -435,3 +442,22 @@ class QuarantinedEntry(models.Model):
 
     def __str__(self) -> str:
         return self.stream_id
+
+
+class CounterCorrection(models.Model):
+    """A counter of the data plane that differed from the books and was corrected.
+
+    Units of a meter, or credits of a grant. Written by `gateway.counters`.
+    """
+
+    at = models.DateTimeField()
+    account_id = models.UUIDField()
+    counter = models.CharField(max_length=200, help_text="Its name in Redis.")
+    counted = models.BigIntegerField(help_text="What it held.")
+    booked = models.BigIntegerField(help_text="What ledger, stream and open calls said.")
+
+    class Meta:
+        indexes = [models.Index(fields=["-at"], name="countercorrection_at")]
+
+    def __str__(self) -> str:
+        return self.counter

@@ -1,13 +1,16 @@
 """Beat's reminders to the gateway's bookkeeping. A message says "go and look", never what."""
 
+import structlog
 from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from gateway import chain, ledger, partitions, refill, routes
+from gateway import chain, counters, ledger, partitions, refill, routes
 from gateway.sweep import may_sweep
 from gateway.sweep import sweep as sweep_partition
 from keys import records
+
+log = structlog.get_logger(__name__)
 
 
 @shared_task(ignore_result=True)
@@ -58,3 +61,13 @@ def fill_redis() -> None:
 def republish_routes() -> None:
     """Publishes routes whose newest version is not there."""
     routes.republish()
+
+
+@shared_task(ignore_result=True)
+def check_counters() -> None:
+    """Compares the counters of quotas and credits with the books."""
+    for partition in records.PARTITIONS:
+        try:
+            counters.check(partition, timezone.now())
+        except counters.NotComparable as error:
+            log.warning("counters.not_compared", partition=partition, reason=str(error))

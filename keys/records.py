@@ -24,6 +24,8 @@ used:{p00}:<account or key>:<live|test>:<period start, epoch s>:<meter>    integ
                                 for the meter calls and where it has a quota
 drawn:{p00}:<grant>       integer, credits
 counted:{p00}:<batch>     string, for a minute: uses reported later that are in the counters already
+sightings:{p00}           hash  counter → what it lacks, as the last comparison with the books
+                                found it (gateway.counters)
 running:{p00}:<account>   zset  event id → deadline, epoch ms; where concurrency is limited
 gcra:{p00}:a:<account>, gcra:{p00}:k:<key id>                       integer, µs
 open:{p00}                hash  event id → the call as it was admitted (scripts/admit.lua)
@@ -146,6 +148,10 @@ def drawn_name(partition: int, grant_id: int) -> str:
 
 def counted_name(partition: int, batch_id: UUID) -> str:
     return f"counted:{tag(partition)}:{batch_id}"
+
+
+def sightings_name(partition: int) -> str:
+    return f"sightings:{tag(partition)}"
 
 
 def running_name(partition: int, account_id: UUID) -> str:

@@ -12,6 +12,7 @@ import django_stubs_ext
 import environ
 import structlog
 from celery.beat import SchedulingError
+from celery.schedules import crontab
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
@@ -264,6 +265,7 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "options": {"expires": 60},
     },
     "drop partitions": {"task": "gateway.tasks.drop_partitions", "schedule": 3600},
+    "check counters": {"task": "gateway.tasks.check_counters", "schedule": crontab(minute=7)},
     "fill redis": {"task": "gateway.tasks.fill_redis", "schedule": 1, "options": {"expires": 1}},
     "publish keys": {"task": "keys.tasks.republish", "schedule": 10, "options": {"expires": 10}},
     "publish routes": {
