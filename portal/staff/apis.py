@@ -1,4 +1,4 @@
-"""The staff's view of what is on sale and of what was used: APIs, meters, rollups, quarantine."""
+"""The staff's view of what is on sale and of what was used: APIs, meters, rollups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from gateway.models import (
     Api,
     Meter,
     Operation,
-    QuarantinedEntry,
     RefusalRollup,
     Routes,
     UsageRollup,
@@ -286,20 +285,3 @@ class RefusalRollupAdmin(OfAccounts[RefusalRollup]):
     search_help_text = "Id of an account."
     ordering = ("-minute", "-id")
     paginator = CappedPaginator
-
-
-@admin.register(QuarantinedEntry)
-class QuarantinedEntryAdmin(Facts[QuarantinedEntry]):
-    """What the ledger could not store. The calls were made; they are in no bill."""
-
-    list_display = ("at", "stream_id", "partition", "error")
-    list_filter = ("at",)
-    search_fields = ("stream_id__exact", "error")
-    ordering = ("-at",)
-    paginator = CappedPaginator
-    fields = ("at", "stream_id", "partition", "error", "content")
-
-    @admin.display(description="payload")
-    def content(self, entry: QuarantinedEntry) -> SafeString:
-        text = bytes(entry.payload).decode("utf-8", errors="backslashreplace")
-        return format_html("<pre>{}</pre>", text[:20_000])

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin, TabularInline
 from django.core.exceptions import PermissionDenied
@@ -59,7 +60,8 @@ class Deed(Generic[Row]):
     """Something staff do to a row: a button on its page, an action on the list.
 
     `perform` gets the request, the row and now; it opens its own transactions. `offered` says
-    for which rows there is anything to do.
+    for which rows there is anything to do. Where a `reason` is asked for, it is noted with the
+    deed and is in the request's POST.
     """
 
     name: str
@@ -68,6 +70,13 @@ class Deed(Generic[Row]):
     perform: Callable[[HttpRequest, Row, datetime], Outcome]
     offered: Callable[[Row], bool] = lambda _: True
     grave: bool = False
+    reason: str = ""  # the question for it
+
+
+class ReasonForm(forms.Form):
+    """Why a deed is done."""
+
+    reason = forms.CharField(max_length=200)
 
 
 class CappedPaginator(Paginator[Any]):
@@ -169,8 +178,13 @@ class Desk(ModelAdmin[Row]):
         if not offered:
             messages.warning(request, f"{found.label}: nothing to do for what was chosen.")
             return HttpResponseRedirect(self.back_from(rows))
-        if request.method == "POST":
-            self.carry_out(request, found, offered)
+        form = None
+        if found.reason:
+            form = ReasonForm(request.POST if request.method == "POST" else None)
+            form.fields["reason"].label = found.reason
+        if request.method == "POST" and (form is None or form.is_valid()):
+            reason = form.cleaned_data["reason"] if form else ""
+            self.carry_out(request, found, offered, reason)
             return HttpResponseRedirect(self.back_from(rows))
         context = {
             **self.admin_site.each_context(request),
@@ -178,16 +192,19 @@ class Desk(ModelAdmin[Row]):
             "title": found.label,
             "deed": found,
             "rows": offered,
+            "form": form,
             "back": self.back_from(rows),
         }
         return TemplateResponse(request, "admin/deed.html", context)
 
-    def carry_out(self, request: HttpRequest, deed: Deed[Row], rows: list[Row]) -> None:
+    def carry_out(
+        self, request: HttpRequest, deed: Deed[Row], rows: list[Row], reason: str
+    ) -> None:
         now = timezone.now()
         for row in rows:
             outcome = deed.perform(request, row, now)
             if outcome.done:
-                self.log_change(request, row, deed.label)
+                self.log_change(request, row, f"{deed.label}: {reason}" if reason else deed.label)
             level = messages.SUCCESS if outcome.done else messages.ERROR
             messages.add_message(request, level, outcome.sentence)
 

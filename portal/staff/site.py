@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "gateway.UsageRollup",
         "gateway.RefusalRollup",
         "gateway.QuarantinedEntry",
+        "gateway.CounterCorrection",
     ),
     "Keys": ("keys.ApiKey", "keys.KeyEvent", "keys.ServiceToken"),
     "Inbox": ("billing.ProviderEvent",),
@@ -47,6 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 NAMES = {
     "auditlog.LogEntry": "Audit log",
     "billing.BillingEvent": "Billing history",
+    "gateway.CounterCorrection": "Corrected counters",
     "gateway.RefusalRollup": "Refusals by minute",
     "gateway.UsageRollup": "Usage by quarter hour",
     "keys.KeyEvent": "Key history",
@@ -159,10 +161,10 @@ def waiting(request: HttpRequest) -> list[dict[str, Any]]:
         ),
         (
             "gateway.view_quarantinedentry",
-            QuarantinedEntry.objects.count(),
+            QuarantinedEntry.objects.filter(closed_at=None).count(),
             "usage entry in quarantine",
             "usage entries in quarantine",
-            reverse("admin:gateway_quarantinedentry_changelist"),
+            reverse("admin:gateway_quarantinedentry_changelist") + "?standing=waiting",
         ),
         (
             "keys.view_apikey",
