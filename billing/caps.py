@@ -2,8 +2,10 @@
 
 `rating` stays the source: for every quantity the gateway's figure is the bill's line, but for
 volume prices, where it is the most that this quantity or a smaller one costs. A call that is
-given back lowers the quantity, and must not raise the cost past the cap. Prices with more
-places than exact arithmetic has room for are rounded up.
+given back lowers the quantity, and must not raise the cost past the cap. Where a meter has
+special prices it is the most that so many units may cost: the gateway counts a meter's units
+together, and learns what they were for only from the answers. Prices with more places than
+exact arithmetic has room for are rounded up.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ Line = tuple[int, Fraction, int, Fraction]
 
 
 def _lines(meter: rating.MeterPrice, unit: int) -> list[Line]:
+    if meter.special:
+        return [_dearest(meter, unit)]
     if meter.tier_mode == "volume":
         return _volume(meter.tiers, unit)
     lines: list[Line] = []
@@ -68,6 +72,21 @@ def _volume(tiers: tuple[rating.Tier, ...], unit: int) -> list[Line]:
         if tier.up_to is not None:
             floor, peak = tier.up_to, max(peak, tier.up_to * rise)
     return lines
+
+
+def _dearest(meter: rating.MeterPrice, unit: int) -> Line:
+    """A straight line above all that units can cost, however they fall to the meter's prices.
+
+    Each price may have begun a package that isn't full, and may have rounded up by a half.
+    """
+    rise, base = Fraction(0), Fraction(len(meter.special), 2)
+    for one in meter.in_order:
+        rise = max(rise, *(Fraction(tier.price) / tier.per * unit for tier in one.tiers))
+        if meter.tier_mode == "package":
+            base += max(
+                Fraction(tier.price) * unit * (tier.per - 1) / tier.per for tier in one.tiers
+            )
+    return 0, base, 1, rise
 
 
 def _segment(start: int, base: Fraction, step: int, rise: Fraction, most_per: int) -> Segment:

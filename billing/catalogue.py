@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -83,16 +84,23 @@ def promises(version: PlanVersion | None) -> tuple[str, ...]:
         label = meter.meter.label
         quantities.append(f"{meter.included_units:,} {label} a month")
         if meter.past_included == PastIncluded.BILL:
-            tier = rating.parse_tiers(meter.tiers, meter.tier_mode)[0]
-            price = money.decimal_text(tier.price, version.currency, short=True)
             of = "" if meter.meter.name == CALLS else f" {label}"
-            beyond.append(f"Then {price} per {tier.per:,}{of}, or stop")
+            price = _first_price(meter.tiers, meter.tier_mode, version.currency)
+            beyond.append(f"Then {price}{of}, or stop")
+            for special in meter.special_prices:
+                price = _first_price(special["tiers"], meter.tier_mode, version.currency)
+                beyond.append(f"{rating.parse_filter(special).text}: {price}{of}")
         elif meter.past_included == PastIncluded.CREDITS:
             beyond.append(f"Then {meter.credits_per_unit:,} prepaid credits each")
     rates = [f"{version.rate_per_second:,} calls a second"]
     if version.concurrency:
         rates.append(f"{version.concurrency:,} calls at the same time")
     return (*quantities, *rates, *beyond)
+
+
+def _first_price(tiers: Any, mode: str, currency: str) -> str:
+    first = rating.parse_tiers(tiers, mode)[0]
+    return f"{money.decimal_text(first.price, currency, short=True)} per {first.per:,}"
 
 
 def publish(version: PlanVersion, now: datetime) -> None:

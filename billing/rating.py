@@ -1,22 +1,73 @@
 """Turns metered quantities into priced lines. Reads no database; sends nothing.
 
 Prices are `Decimal` major units, amounts integers of minor units; each line is rounded once,
-half up, when everything on it has been added. A unit belongs to exactly one tier: tiers count
-the units past the included ones, the first tier starts with the first of them.
+half up, when everything on it has been added.
+
+A unit belongs to exactly one price of its meter: the first special price whose filter it
+matches, else the meter's own. What a period includes of a meter is used up in the same order.
+A unit past that belongs to exactly one tier: the first tier starts with the first of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from billing import money
 
 TIER_MODES = ("graduated", "volume", "package")
+
+
+class Quantity(Protocol):
+    """Billable units that no price can tell apart, such as `gateway.usage.PricedUnits`.
+
+    dimensions: what the calls said of the meter's dimensions
+    """
+
+    @property
+    def meter(self) -> str: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def api(self) -> str: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def dimensions(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Some of a meter's units: all that it names must be so, what it leaves empty may be anything.
+
+    dimensions: (name, value), sorted by name
+    """
+
+    api: str = ""
+    operation: str = ""
+    dimensions: tuple[tuple[str, str], ...] = ()
+
+    def matches(self, units: Quantity) -> bool:
+        return (
+            self.api in ("", units.api)
+            and self.operation in ("", units.operation)
+            and all(units.dimensions.get(name) == value for name, value in self.dimensions)
+        )
+
+    @property
+    def text(self) -> str:
+        """“holidays GET /v1/next/{country}, model large”; "" for everything."""
+        where = " ".join(filter(None, (self.api, self.operation)))
+        named = [f"{name} {value}" for name, value in self.dimensions]
+        return ", ".join(filter(None, (where, *named)))
+
+
+EVERYTHING = Filter()
+_FILTER = ("api", "operation", "dimensions")
 
 
 @dataclass(frozen=True)
@@ -29,13 +80,34 @@ class Tier:
 
 
 @dataclass(frozen=True)
+class SpecialPrice:
+    """What the units that a filter matches cost past the included ones, in the meter's mode."""
+
+    filter: Filter
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(frozen=True)
 class MeterPrice:
-    """What one meter includes per period and what units past that cost; no tiers: nothing."""
+    """What one meter includes per period and what units past that cost; no tiers: nothing.
+
+    special: in the order in which they are looked through
+    """
 
     meter: str
     included_units: int
     tier_mode: str = "graduated"
     tiers: tuple[Tier, ...] = ()
+    special: tuple[SpecialPrice, ...] = ()
+
+    @property
+    def in_order(self) -> tuple[SpecialPrice, ...]:
+        """All its prices as they are looked through; the last one takes every unit."""
+        return (*self.special, SpecialPrice(EVERYTHING, self.tiers))
+
+    def filter_of(self, units: Quantity) -> Filter:
+        """That of the one price that these units have."""
+        return next(one.filter for one in self.in_order if one.filter.matches(units))
 
 
 @dataclass(frozen=True)
@@ -49,13 +121,18 @@ class Price:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a bill. `meter` is empty on the base price's line."""
+    """One line of a bill. `meter` is empty on the base price's line.
+
+    included_units: what earlier lines of the meter have left of its included units
+    filter: of the price; `EVERYTHING` on the line of a meter's own price
+    """
 
     meter: str
     units: int
     included_units: int
     amount_minor: int
     currency: str
+    filter: Filter = EVERYTHING
 
     @property
     def past_included(self) -> int:
@@ -105,25 +182,86 @@ def _parse_tier(item: Any) -> Tier:
     return Tier(up_to, amount, per)
 
 
-def rate(price: Price, quantities: Iterable[tuple[str, int]]) -> tuple[Line, ...]:
-    """The bill of one period: the base price's line, then one line per priced meter.
+def parse_special(raw: Any, mode: str) -> tuple[SpecialPrice, ...]:
+    """Stored special prices as values: `[{"api": "holidays", "operation": "GET /v1/next",
+    "dimensions": {"model": "large"}, "tiers": […]}, …]`; of the first three, one at least.
 
-    `quantities` are (meter, billable units), in any number of pieces: only their sums count.
-    Meters that the price doesn't name cost nothing and get no line.
+    ValueError with a sentence for people.
     """
-    used: Counter[str] = Counter()
-    for meter, units in quantities:
-        if units < 0:
-            raise ValueError(f"{units} units of {meter}: usage is never negative.")
-        used[meter] += units
+    if not isinstance(raw, list):
+        raise ValueError("Special prices are a list.")
+    special = tuple(_parse_special(item, mode) for item in raw)
+    if len({one.filter for one in special}) != len(special):
+        raise ValueError("Two special prices are for the same units.")
+    return special
+
+
+def _parse_special(item: Any, mode: str) -> SpecialPrice:
+    if not isinstance(item, dict) or not {"tiers"} < set(item) <= {*_FILTER, "tiers"}:
+        raise ValueError(
+            "A special price has “tiers”, and says by “api”, “operation” or “dimensions” what "
+            "they are for."
+        )
+    texts = [item[name] for name in ("api", "operation") if name in item]
+    if "dimensions" in item:
+        dimensions = item["dimensions"]
+        if not (isinstance(dimensions, dict) and dimensions):
+            raise ValueError('“dimensions” are an object such as {"model": "large"}.')
+        texts += dimensions.values()
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("“api”, “operation” and each of “dimensions” are texts.")
+    if tiers := parse_tiers(item["tiers"], mode):
+        return SpecialPrice(parse_filter(item), tiers)
+    raise ValueError("A special price has tiers.")
+
+
+def parse_filter(stored: Mapping[str, Any]) -> Filter:
+    """The inverse of `filter_json`."""
+    dimensions = stored.get("dimensions", {})
+    return Filter(
+        stored.get("api", ""), stored.get("operation", ""), tuple(sorted(dimensions.items()))
+    )
+
+
+def filter_json(units: Filter) -> dict[str, Any]:
+    """A filter as it is stored: what it names, and nothing else."""
+    named = {
+        "api": units.api,
+        "operation": units.operation,
+        "dimensions": dict(units.dimensions),
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def rate(price: Price, quantities: Iterable[Quantity]) -> tuple[Line, ...]:
+    """The bill of one period: the base price's line, then one line for each price of a meter.
+
+    `quantities` may come in any number of pieces: only their sums count. Meters that the price
+    doesn't name cost nothing and get no line.
+    """
+    used: Counter[tuple[str, Filter]] = Counter()
+    meters = {meter.meter: meter for meter in price.meters}
+    for quantity in quantities:
+        if quantity.units < 0:
+            raise ValueError(
+                f"{quantity.units} units of {quantity.meter}: usage is never negative."
+            )
+        if meter := meters.get(quantity.meter):
+            used[meter.meter, meter.filter_of(quantity)] += quantity.units
     base = Line("", 1, 0, price.base_price_minor, price.currency)
-    return (base, *(_line(meter, used[meter.meter], price.currency) for meter in price.meters))
+    return (base, *(line for meter in price.meters for line in _lines(meter, used, price.currency)))
 
 
-def _line(meter: MeterPrice, units: int, currency: str) -> Line:
-    past = max(0, units - meter.included_units)
-    amount = money.to_minor(_amount(past, meter.tier_mode, meter.tiers), currency)
-    return Line(meter.meter, units, meter.included_units, amount, currency)
+def _lines(
+    meter: MeterPrice, used: Mapping[tuple[str, Filter], int], currency: str
+) -> Iterator[Line]:
+    left = meter.included_units
+    for one in meter.in_order:
+        units = used.get((meter.meter, one.filter), 0)
+        past = max(0, units - left)
+        amount = money.to_minor(_amount(past, meter.tier_mode, one.tiers), currency)
+        yield Line(meter.meter, units, left, amount, currency, one.filter)
+        left = max(0, left - units)
 
 
 def _amount(units: int, mode: str, tiers: Sequence[Tier]) -> Fraction:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from uuid import UUID
 
 from django.conf import settings
@@ -181,6 +183,7 @@ def _contract_price(contract: Contract) -> rating.Price:
         contract.included_calls,
         "graduated",
         rating.parse_tiers(contract.tiers, "graduated"),
+        rating.parse_special(contract.special_prices, "graduated"),
     )
     return rating.Price(contract.currency, contract.base_price_minor, (calls,))
 
@@ -192,6 +195,7 @@ def _version_price(version: PlanVersion) -> rating.Price:
             meter.included_units,
             meter.tier_mode,
             rating.parse_tiers(meter.tiers, meter.tier_mode),
+            rating.parse_special(meter.special_prices, meter.tier_mode),
         )
         for meter in version.meters.select_related("meter").order_by("meter")
     )
@@ -297,11 +301,14 @@ def _earlier(account_id: UUID, has: Standing, now: datetime) -> Earlier | None:
     """What this period's usage under other terms costs, as far as the ledger has it."""
     start, end = (boundary.replace(microsecond=0) for boundary in usage_periods(has, now)[:2])
     spent, units = 0, Counter[str]()
-    for its_id, used in usage.of_period(account_id, start, end).billable_by_terms.items():
+    used = usage.priced_units(account_id, start, end)
+    for its_id, under_it in groupby(used, attrgetter("terms_id")):
         its_price = None if its_id == terms_id(has) else price_of(its_id)
         if its_price is not None and its_price.currency == has.currency:
-            spent += sum(line.amount_minor for line in rating.rate(its_price, used.items())[1:])
-            units.update(used)
+            quantities = list(under_it)
+            spent += sum(line.amount_minor for line in rating.rate(its_price, quantities)[1:])
+            for quantity in quantities:
+                units[quantity.meter] += quantity.units
     return Earlier(int(start.timestamp()), spent, dict(units)) if units else None
 
 

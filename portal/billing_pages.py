@@ -125,6 +125,7 @@ def _page(
     version = has.subscription.version if has.subscription and not has.contract else None
     period = quotas.period_of(entitlement, now)
     used = usage.of_period(account.pk, *period) if period else None
+    priced = usage.priced_units(account.pk, *period) if period else []
     return render(
         request,
         "purchase/billing.html",
@@ -140,7 +141,7 @@ def _page(
             "quotas": quotas.of_period(entitlement, period, used.billable_units, now)
             if entitlement and period and used
             else [],
-            "bill": estimates.coming_bill(has, used.billable_by_terms if used else {}, now),
+            "bill": estimates.coming_bill(has, priced, now),
             "notices": notices.of_account(entitlement, has.subscription, now),
             "pending": account.checkouts.filter(
                 state=Checkout.State.OPEN, payment_pending=True

@@ -148,6 +148,7 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
     entitlement = entitlement_of(account)
     period = quotas.period_of(entitlement, now)
     used = usage.of_period(account.pk, *period) if period else None
+    priced = usage.priced_units(account.pk, *period) if period else []
     found = (
         quotas.of_period(entitlement, period, used.billable_units, now)
         if entitlement and period and used
@@ -179,7 +180,7 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
         "chart": {"chart": chart, "title": span.title},
         "figures": {"bars": chart.bars, "span": span},
         "recent": {"calls": usage.recent(account.pk, RECENT_CALLS)},
-        "bill": {"bill": estimates.coming_bill(has, used.billable_by_terms if used else {}, now)},
+        "bill": {"bill": estimates.coming_bill(has, priced, now)},
     }
     return [
         live.Part.of(name, render_to_string(f"dashboard/_{name}.html", context))

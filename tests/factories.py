@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from billing.models import PlanVersion
 from gateway.models import Api, Meter, Operation
+from gateway.usage import PricedUnits
 from portal.demo import prices
 from portal.models import Account, Membership, User
 
@@ -49,3 +50,10 @@ def make_api(slug: str = "holidays", *, upstream_url: str = "http://127.0.0.1:9"
     Operation.objects.create(api=api, method="GET", path_template="/v1/next/{country}")
     Operation.objects.create(api=api, method="GET", path_template="/v1/countries")
     return api
+
+
+def calls(
+    units: int, *, terms: str = "", api: str = "holidays", operation: str = "", **dimensions: str
+) -> PricedUnits:
+    """Units of the meter `calls`, as billing is told of them."""
+    return PricedUnits(terms, api, operation, "calls", dimensions, units)

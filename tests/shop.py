@@ -119,7 +119,7 @@ def coming_bill(account: Account, now: datetime) -> estimates.Bill | None:
     """The bill as the account's pages ask for it."""
     has = terms.standing(account.pk, now)
     period = terms.usage_periods(has, now)[:2]
-    used = usage.of_period(account.pk, *period).billable_by_terms if period else {}
+    used = usage.priced_units(account.pk, *period) if period else []
     return estimates.coming_bill(has, used, now)
 
 

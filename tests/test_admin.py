@@ -1,15 +1,18 @@
 """What staff do in the admin holds at the gateway, and who isn't staff gets nowhere."""
 
+import json
 from datetime import timedelta
 
 import pytest
 from auditlog.models import LogEntry
 from django.contrib.admin.models import LogEntry as DjangoLogEntry
+from django.core.exceptions import ValidationError
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from billing import catalogue as price_list
 from billing import subscriptions
 from billing.models import (
     Contract,
@@ -20,7 +23,7 @@ from billing.models import (
 )
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from gateway import catalogue, identity
-from gateway.models import Api, QuarantinedEntry, Routes, UsageRollup
+from gateway.models import Api, Meter, QuarantinedEntry, Routes, UsageRollup
 from keys import issuance, records, tokens
 from keys.models import ApiKey, Entitlement, KeyEvent
 from portal.models import User
@@ -251,6 +254,11 @@ def test_searching_takes_names_ids_and_the_last_four(words, desk, customer):
 # ------------------------------------------------------------------ plans and contracts
 
 
+def special(**units):
+    """One special price of a form, for these units."""
+    return json.dumps([units | {"tiers": [{"up_to": None, "price": "9.00", "per": 1000}]}])
+
+
 def version_form(**changes):
     return {
         "currency": "usd",
@@ -267,6 +275,7 @@ def version_form(**changes):
         "meters-0-credits_per_unit": 0,
         "meters-0-tier_mode": "graduated",
         "meters-0-tiers": '[{"up_to": null, "price": "4.00", "per": 1000}]',
+        "meters-0-special_prices": "[]",
         **changes,
     }
 
@@ -297,6 +306,10 @@ def test_a_version_is_written_in_major_units_and_published_once(desk, customer):
         ({"currency": "US"}, "three letters"),
         ({"meters-0-tiers": '[{"up_to": 5, "price": "4", "per": 1}]'}, "The last tier"),
         ({"meters-0-tiers": "not JSON"}, "Enter a valid JSON"),
+        ({"meters-0-special_prices": '[{"api": "holidays"}]'}, "A special price has"),
+        ({"meters-0-special_prices": special(api="nowhere")}, "There is no API"),
+        ({"meters-0-special_prices": special(operation="GET /v9")}, "not an operation on sale"),
+        ({"meters-0-special_prices": special(dimensions={"size": "xl"})}, "dimensions of calls"),
     ],
 )
 def test_a_version_that_makes_no_sense_is_refused_with_a_sentence(change, sentence, desk, staff):
@@ -308,6 +321,29 @@ def test_a_version_that_makes_no_sense_is_refused_with_a_sentence(change, senten
 
     assert sentence in answer.content.decode()
     assert plan.versions.count() == 1
+
+
+def test_special_prices_are_drafted_shown_and_frozen(desk, staff):
+    plan = make_plans()["basic"].plan
+    api = make_api()
+    Meter.objects.filter(name="calls").update(dimensions=["model"])
+    path = reverse("admin:billing_planversion_add")
+    meter = Meter.objects.get(name="calls").pk
+    wanted = special(api=api.slug, operation="GET /v1/countries", dimensions={"model": "large"})
+    form = version_form(
+        plan=plan.pk, **{"meters-0-meter": meter, "meters-0-special_prices": wanted}
+    )
+
+    desk.post(path, form)
+
+    draft = PlanVersion.objects.get(plan=plan, number=2)
+    assert draft.meters.get().special_prices == json.loads(wanted)
+    do(desk, "publish", draft)
+    offer = next(one for one in price_list.offers() if one.plan == plan)
+    assert "holidays GET /v1/countries, model large: $9 per 1,000" in offer.lines
+    assert "GET /v1/countries" in desk.get(page_of(draft)).content.decode()
+    with pytest.raises(ValidationError, match="promise"):
+        draft.meters.get().save()
 
 
 def test_the_next_version_is_drafted_from_the_published_one(desk, staff):

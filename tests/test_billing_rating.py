@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import money, rating
-from billing.rating import MeterPrice, Price, Tier
+from billing.rating import EVERYTHING, Filter, MeterPrice, Price, SpecialPrice, Tier
+from gateway.usage import PricedUnits
+from tests.factories import calls
 
 units = st.integers(0, 10**9)
 prices = st.decimals(0, 1000, places=6)
@@ -30,7 +32,7 @@ def price_of(tiers, mode="graduated", included=0, currency="USD", base=0):
 
 
 def usage_minor(price, used):
-    return rating.rate(price, [("calls", used)])[1].amount_minor
+    return rating.rate(price, [calls(used)])[1].amount_minor
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_minor_units_are_those_of_the_currency(currency, expected_minor):
 def test_the_base_price_comes_first_and_unpriced_meters_get_no_line():
     price = price_of([Tier(None, Decimal("6.00"), 1000)], included=10, base=50_00)
 
-    lines = rating.rate(price, [("calls", 5), ("rows", 900), ("calls", 5)])
+    lines = rating.rate(price, [calls(5), PricedUnits("", "", "", "rows", {}, 900), calls(5)])
 
     assert [(line.meter, line.units, line.amount_minor) for line in lines] == [
         ("", 1, 50_00),
@@ -85,7 +87,7 @@ def test_the_base_price_comes_first_and_unpriced_meters_get_no_line():
 
 def test_negative_usage_is_refused():
     with pytest.raises(ValueError, match="never negative"):
-        rating.rate(price_of([Tier(None, Decimal(1), 1)]), [("calls", -1)])
+        rating.rate(price_of([Tier(None, Decimal(1), 1)]), [calls(-1)])
 
 
 @pytest.mark.parametrize("mode", ["graduated", "package"])
@@ -117,9 +119,9 @@ def test_the_bill_is_the_same_however_the_usage_is_split(mode, data):
     price = price_of(data.draw(tier_lists(mode)), mode, included=data.draw(st.integers(0, 100)))
     pieces = data.draw(st.lists(st.integers(0, 10**6), max_size=8))
 
-    split = rating.rate(price, [("calls", piece) for piece in pieces])
+    split = rating.rate(price, [calls(piece) for piece in pieces])
 
-    assert split == rating.rate(price, [("calls", sum(pieces))])
+    assert split == rating.rate(price, [calls(sum(pieces))])
 
 
 @pytest.mark.parametrize("currency", ["JPY", "USD", "KWD"])
@@ -208,3 +210,184 @@ def test_amounts_read_as_people_write_them(minor, currency, short, expected):
 def test_a_unit_price_keeps_its_further_places():
     assert money.decimal_text(Decimal("0.0004"), "USD") == "$0.0004"
     assert money.decimal_text(Decimal("6.00"), "USD", short=True) == "$6"
+
+
+# ------------------------------------------------------------------ special prices
+
+
+def special(*prices, mode="graduated", included=0, currency="USD", otherwise="1.00"):
+    """A price of calls: (filter, tiers) …, and what all others cost apiece."""
+    specials = tuple(
+        SpecialPrice(units, (Tier(None, Decimal(tiers), 1),) if isinstance(tiers, str) else tiers)
+        for units, tiers in prices
+    )
+    tiers = (Tier(None, Decimal(otherwise), 1),)
+    return Price(currency, 0, (MeterPrice("calls", included, mode, tiers, specials),))
+
+
+LARGE = Filter(dimensions=(("model", "large"),))
+COUNTRIES = Filter(operation="GET /v1/countries")
+
+
+def test_a_unit_has_the_first_price_whose_filter_it_matches():
+    price = special((LARGE, "5.00"), (COUNTRIES, "0.10"), (Filter(api="maps"), "3.00"))
+    used = [
+        calls(1, operation="GET /v1/countries", model="large"),
+        calls(2, operation="GET /v1/countries", model="small"),
+        calls(4, api="maps"),
+        calls(8, api="maps", operation="GET /v1/countries"),
+        calls(16, model="small"),
+    ]
+
+    lines = rating.rate(price, used)[1:]
+
+    assert [(line.filter, line.units, line.amount_minor) for line in lines] == [
+        (LARGE, 1, 5_00),
+        (COUNTRIES, 2 + 8, 1_00),
+        (Filter(api="maps"), 4, 12_00),
+        (EVERYTHING, 16, 16_00),
+    ]
+
+
+def test_a_filter_matches_what_is_all_that_it_names():
+    wanted = Filter("maps", "GET /v1/tiles", (("model", "large"), ("region", "eu")))
+    fits = {"api": "maps", "operation": "GET /v1/tiles", "model": "large", "region": "eu"}
+
+    assert wanted.matches(calls(1, **fits, tier="gold"))
+    for name in fits:
+        assert not wanted.matches(calls(1, **fits | {name: "another"}))
+    assert not wanted.matches(calls(1, api="maps", operation="GET /v1/tiles", model="large"))
+
+
+def test_included_units_are_used_up_in_the_order_of_the_prices():
+    price = special((LARGE, "5.00"), (COUNTRIES, "0.10"), included=10)
+    used = [calls(6, model="large"), calls(7, operation="GET /v1/countries"), calls(3)]
+
+    lines = rating.rate(price, used)[1:]
+
+    assert [(line.units, line.included_units, line.past_included) for line in lines] == [
+        (6, 10, 0),
+        (7, 4, 3),
+        (3, 0, 3),
+    ]
+    assert [line.amount_minor for line in lines] == [0, 30, 3_00]
+
+
+filters = st.builds(
+    Filter,
+    st.sampled_from(["", "maps", "holidays"]),
+    st.sampled_from(["", "GET /a", "GET /b"]),
+    st.sampled_from([(), (("model", "large"),), (("model", "small"), ("region", "eu"))]),
+)
+
+
+@st.composite
+def special_prices(draw, mode):
+    wanted = draw(st.lists(filters.filter(lambda one: one != EVERYTHING), max_size=4, unique=True))
+    return special(
+        *((one, draw(tier_lists(mode))) for one in wanted),
+        mode=mode,
+        included=draw(st.integers(0, 3000)),
+        currency=draw(st.sampled_from(["JPY", "USD", "KWD"])),
+    )
+
+
+quantities = st.lists(
+    st.builds(
+        PricedUnits,
+        st.just(""),
+        st.sampled_from(["maps", "holidays"]),
+        st.sampled_from(["GET /a", "GET /b", "other"]),
+        st.sampled_from(["calls", "calls", "rows"]),
+        st.sampled_from([{}, {"model": "large"}, {"model": "small", "region": "eu"}]),
+        st.integers(0, 5000),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("mode", rating.TIER_MODES)
+@given(st.data())
+def test_every_unit_has_one_price_and_every_included_unit_is_used_once(mode, data):
+    price = data.draw(special_prices(mode))
+    used = data.draw(quantities)
+
+    lines = rating.rate(price, used)[1:]
+
+    (meter,) = price.meters
+    total = sum(quantity.units for quantity in used if quantity.meter == "calls")
+    assert sum(line.units for line in lines) == total
+    assert sum(line.past_included for line in lines) == max(0, total - meter.included_units)
+    for line in lines:
+        its_own = [
+            one for one in used if one.meter == "calls" and meter.filter_of(one) == line.filter
+        ]
+        assert line.units == sum(quantity.units for quantity in its_own)
+
+
+@pytest.mark.parametrize("mode", rating.TIER_MODES)
+@given(st.data())
+def test_with_special_prices_too_only_sums_count(mode, data):
+    price = data.draw(special_prices(mode))
+    used = data.draw(quantities)
+    pieces = [
+        PricedUnits("", one.api, one.operation, one.meter, one.dimensions, units)
+        for one in used
+        for units in (one.units // 3, one.units - one.units // 3)
+    ]
+
+    assert rating.rate(price, pieces[::-1]) == rating.rate(price, used)
+
+
+@pytest.mark.parametrize("mode", ["graduated", "package"])
+@given(st.data())
+def test_one_more_unit_never_makes_the_bill_smaller(mode, data):
+    price = data.draw(special_prices(mode))
+    used = data.draw(quantities)
+    more = data.draw(quantities)
+
+    def total_minor(pieces):
+        return sum(line.amount_minor for line in rating.rate(price, pieces))
+
+    assert total_minor(used) <= total_minor(used + more)
+
+
+def test_special_prices_are_read_as_they_are_stored():
+    tiers = [{"up_to": None, "price": "5.00", "per": 1}]
+    stored = {"api": "maps", "dimensions": {"region": "eu", "model": "large"}, "tiers": tiers}
+
+    (one,) = rating.parse_special([stored], "graduated")
+
+    assert one.filter == Filter("maps", "", (("model", "large"), ("region", "eu")))
+    assert {**rating.filter_json(one.filter), "tiers": tiers} == stored
+    assert rating.parse_filter(rating.filter_json(one.filter)) == one.filter
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"api": None, "tiers": None}, "has “tiers”"),
+        ({"api": None}, "says by"),
+        ({"price": "1"}, "says by"),
+        ({"api": ""}, "are texts"),
+        ({"operation": 5}, "are texts"),
+        ({"dimensions": {}}, "an object"),
+        ({"dimensions": ["model"]}, "an object"),
+        ({"dimensions": {"model": 1}}, "are texts"),
+        ({"tiers": []}, "has tiers"),
+        ({"tiers": [{"up_to": 5, "price": "1", "per": 1}]}, "The last tier"),
+    ],
+)
+def test_special_prices_that_cannot_be_rated_are_refused_in_words(change, complaint):
+    item = {"api": "maps", "tiers": [{"up_to": None, "price": "5", "per": 1}]} | change
+    given_item = {name: value for name, value in item.items() if value is not None}
+
+    with pytest.raises(ValueError, match=complaint):
+        rating.parse_special([given_item], "graduated")
+
+
+def test_two_prices_for_the_same_units_are_refused():
+    item = {"api": "maps", "tiers": [{"up_to": None, "price": "5", "per": 1}]}
+
+    with pytest.raises(ValueError, match="same units"):
+        rating.parse_special([item, item], "graduated")

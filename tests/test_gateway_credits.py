@@ -18,6 +18,7 @@ from keys.entitlements import Grant, MeterTerms
 from keys.spend import Earlier, SpendCap
 from tests import traffic
 from tests.doors import assert_refused
+from tests.factories import calls
 from tests.test_gateway_limits import admit_by_hand, call_from_many
 from tests.traffic import NOW, Customer, ask, entitle, make_customer, put_on_sale, terms
 
@@ -187,7 +188,7 @@ def test_a_spend_cap_is_exact_over_two_processes(port, backend):
     # 10 included, 50 for $1.50, 25 more for $0.50.
     assert statuses == {200: 85, 402: 65}
     traffic.entries()
-    assert rating.rate(price, [("calls", traffic.used(customer))])[1].amount_minor == 200
+    assert rating.rate(price, [calls(traffic.used(customer))])[1].amount_minor == 200
     refused = ask(port, "GET", "/gateway/demo/echo", customer.bearer)
     assert_refused(refused, "spend_cap_reached")
 
@@ -195,11 +196,11 @@ def test_a_spend_cap_is_exact_over_two_processes(port, backend):
 def test_a_cap_counts_all_meters_together_and_what_is_refunded_lets_one_more_through(port, backend):
     operations = {"GET /status/{code}": {"weights": {"calls": 1, "rows": 2}}}
     put_on_sale(backend.url, operations)
-    calls, rows = (
+    price, rows = (
         priced("graduated", tier(None, "1.00")),
         priced("package", tier(None, "3.00", 4), meter="rows"),
     )
-    customer = capped(caps.compile_cap(1000, replace(calls, meters=calls.meters + rows.meters)))
+    customer = capped(caps.compile_cap(1000, replace(price, meters=price.meters + rows.meters)))
     target = "/gateway/demo/status/"
 
     failed = call_from_many(port, customer, f"{target}500", calls=8, connections=2)
@@ -257,7 +258,7 @@ def price_lists(draw) -> rating.Price:
 @given(price_lists(), st.integers(0, 5000))
 def test_a_compiled_price_is_the_bills_line(price, quantity):
     (cost,) = caps.compile_cap(10**6, price).costs
-    billed = rating.rate(price, [("calls", quantity)])[1].amount_minor
+    billed = rating.rate(price, [calls(quantity)])[1].amount_minor
 
     if price.meters[0].tier_mode == "volume":
         assert cost.minor(quantity) >= billed
@@ -268,9 +269,28 @@ def test_a_compiled_price_is_the_bills_line(price, quantity):
 @given(price_lists(), st.integers(0, 300))
 def test_a_volume_price_is_capped_by_the_most_that_it_may_still_become(price, quantity):
     (cost,) = caps.compile_cap(10**6, replace(price)).costs
-    lines = (rating.rate(price, [("calls", used)])[1] for used in range(quantity + 1))
+    lines = (rating.rate(price, [calls(used)])[1] for used in range(quantity + 1))
 
     assert cost.minor(quantity) == max(line.amount_minor for line in lines)
+
+
+@given(st.data(), price_lists())
+def test_a_cap_never_lets_more_through_than_special_prices_cost(data, price):
+    (meter,) = price.meters
+    models = "abc"[: data.draw(st.integers(1, 3))]
+    others = [data.draw(price_lists()).meters[0] for _ in models]
+    special = tuple(
+        rating.SpecialPrice(rating.Filter(dimensions=(("model", model),)), other.tiers)
+        for model, other in zip(models, others, strict=True)
+        if other.tier_mode == meter.tier_mode
+    )
+    price = replace(price, meters=(replace(meter, special=special),))
+    used = [calls(data.draw(st.integers(0, 2000)), model=model) for model in (*models, "other")]
+
+    (cost,) = caps.compile_cap(10**6, price).costs
+    billed = sum(line.amount_minor for line in rating.rate(price, used))
+
+    assert cost.minor(sum(quantity.units for quantity in used)) >= billed
 
 
 @given(price_lists(), st.integers(0, 10**9), st.integers(0, 10**11))
@@ -283,7 +303,7 @@ def test_a_price_too_fine_for_exact_arithmetic_is_rounded_up(price, quantity, ca
 
     (cost,) = caps.compile_cap(cap_minor, price).costs
 
-    assert cost.minor(quantity) >= rating.rate(price, [("calls", quantity)])[1].amount_minor
+    assert cost.minor(quantity) >= rating.rate(price, [calls(quantity)])[1].amount_minor
 
 
 def test_the_script_counts_as_the_compiled_price_does(redis_clean, backend):

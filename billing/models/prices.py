@@ -7,6 +7,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from billing import rating
+from gateway.models import Api, Meter, Operation
 
 
 class PastIncluded(models.TextChoices):
@@ -27,12 +28,28 @@ MAX_RATE_PER_SECOND = 1_000_000
 _FROZEN = "A published version is a promise and never changes: make a new version."
 
 
-def _check_past(past_included: str, mode: str, tiers: Any, credits_per_unit: int) -> None:
+SPECIAL_PRICES_HELP = (
+    "Other tiers for some of the units: "
+    '[{"api": "holidays", "operation": "GET /v1/next/{country}", "dimensions": {"model": "large"}, '
+    '"tiers": […]}, …]; of the first three, what matters. The first that fits a unit is its '
+    "price, and included units are used up in the same order."
+)
+
+
+def _check_past(
+    past_included: str, mode: str, tiers: Any, special_prices: Any, credits_per_unit: int
+) -> None:
     """ValidationError where prices can't be rated, or are missing or in vain."""
     try:
         parsed = rating.parse_tiers(tiers, mode)
     except ValueError as error:
         raise ValidationError({"tiers": str(error)}) from error
+    try:
+        special = rating.parse_special(special_prices, mode)
+    except ValueError as error:
+        raise ValidationError({"special_prices": str(error)}) from error
+    if special and past_included != PastIncluded.BILL:
+        raise ValidationError({"special_prices": "For what is billed past the included units."})
     if bool(parsed) != (past_included == PastIncluded.BILL):
         raise ValidationError(
             {"tiers": "Prices are needed to bill past what is included, and only then."}
@@ -41,6 +58,32 @@ def _check_past(past_included: str, mode: str, tiers: Any, credits_per_unit: int
         raise ValidationError(
             {"credits_per_unit": "Needed where credits pay past what is included, and only then."}
         )
+
+
+def _check_on_sale(meter: Meter, special_prices: Any, mode: str) -> None:
+    """ValidationError where a special price is for units that can't come.
+
+    Asked of what people write; what is taken off sale afterwards makes no row invalid.
+    """
+    for one in rating.parse_special(special_prices, mode):
+        wanted = one.filter
+        for name, _ in wanted.dimensions:
+            if name not in meter.dimensions:
+                raise ValidationError(
+                    {"special_prices": f"“{name}” is not among the dimensions of {meter.name}."}
+                )
+        if wanted.api and not Api.objects.filter(slug=wanted.api).exists():
+            raise ValidationError({"special_prices": f"There is no API “{wanted.api}”."})
+        if wanted.operation and not _operation_exists(wanted):
+            raise ValidationError(
+                {"special_prices": f"“{wanted.operation}” is not an operation on sale."}
+            )
+
+
+def _operation_exists(wanted: rating.Filter) -> bool:
+    method, _, path = wanted.operation.partition(" ")
+    found = Operation.objects.filter(method=method, path_template=path)
+    return (found.filter(api__slug=wanted.api) if wanted.api else found).exists()
 
 
 class Plan(models.Model):
@@ -152,6 +195,12 @@ class PlanMeter(models.Model):
             "price in major units as a decimal string."
         ),
     )
+    special_prices = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text=SPECIAL_PRICES_HELP,
+    )
 
     class Meta:
         constraints = [
@@ -162,13 +211,23 @@ class PlanMeter(models.Model):
         return f"{self.included_units} {self.meter}"
 
     def save(self, **options: Any) -> None:
-        self.clean()
+        self._check()
         super().save(**options)
 
     def clean(self) -> None:
+        self._check()
+        _check_on_sale(self.meter, self.special_prices, self.tier_mode)
+
+    def _check(self) -> None:
         if self.version.frozen:
             raise ValidationError(_FROZEN)
-        _check_past(self.past_included, self.tier_mode, self.tiers, self.credits_per_unit)
+        _check_past(
+            self.past_included,
+            self.tier_mode,
+            self.tiers,
+            self.special_prices,
+            self.credits_per_unit,
+        )
 
 
 class Contract(models.Model):
@@ -193,6 +252,12 @@ class Contract(models.Model):
         default=0, db_default=0, help_text="What a call past the included ones costs in credits."
     )
     tiers = models.JSONField(default=list, blank=True, help_text="As in a plan version.")
+    special_prices = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text=SPECIAL_PRICES_HELP,
+    )
     concurrency = models.PositiveIntegerField(
         null=True,
         blank=True,
@@ -214,7 +279,16 @@ class Contract(models.Model):
         return f"{self.title} of {self.account}"
 
     def clean(self) -> None:
-        _check_past(self.past_included, TierMode.GRADUATED, self.tiers, self.credits_per_unit)
+        _check_past(
+            self.past_included,
+            TierMode.GRADUATED,
+            self.tiers,
+            self.special_prices,
+            self.credits_per_unit,
+        )
+        if self.special_prices:
+            calls = Meter.objects.get(name="calls")
+            _check_on_sale(calls, self.special_prices, TierMode.GRADUATED)
         if self.ends_at and self.starts_at and self.ends_at <= self.starts_at:
             raise ValidationError({"ends_at": "The end lies after the start."})
 

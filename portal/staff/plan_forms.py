@@ -33,12 +33,15 @@ class LinesField(forms.CharField):
         return [line for line in lines if line]
 
 
-class TiersField(forms.JSONField):
-    """Price tiers as JSON, a list that may be empty; their rules stand with the models."""
+class PricesField(forms.JSONField):
+    """Tiers or special prices as JSON, a list that may be empty; their rules stand with the models.
 
-    def __init__(self) -> None:
+    name: of the model's field, whose help it shows
+    """
+
+    def __init__(self, name: str) -> None:
         area = forms.Textarea(attrs={"rows": 3, "cols": 60, "spellcheck": "false"})
-        text = PlanMeter._meta.get_field("tiers").help_text
+        text = PlanMeter._meta.get_field(name).help_text
         super().__init__(widget=area, required=False, initial=list, help_text=text)
 
     def clean(self, value: Any) -> Any:
@@ -131,7 +134,8 @@ class VersionForm(PricedForm[PlanVersion]):
 
 
 class MeterTermsForm(ModelForm[PlanMeter]):
-    tiers = TiersField()
+    tiers = PricesField("tiers")
+    special_prices = PricesField("special_prices")
 
     class Meta:
         model = PlanMeter
@@ -142,11 +146,13 @@ class MeterTermsForm(ModelForm[PlanMeter]):
             "credits_per_unit",
             "tier_mode",
             "tiers",
+            "special_prices",
         )
 
 
 class ContractForm(PricedForm[Contract]):
-    tiers = TiersField()
+    tiers = PricesField("tiers")
+    special_prices = PricesField("special_prices")
     apis = ApisField()
 
     class Meta:
@@ -163,6 +169,7 @@ class ContractForm(PricedForm[Contract]):
             "past_included",
             "credits_per_unit",
             "tiers",
+            "special_prices",
             "sla_text",
             "starts_at",
             "ends_at",

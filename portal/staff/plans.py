@@ -238,6 +238,7 @@ class ContractAdmin(Desk[Contract]):
         "included_calls",
         ("past_included", "credits_per_unit"),
         "tiers",
+        "special_prices",
         "sla_text",
         "starts_at",
         "ends_at",
