@@ -9,10 +9,9 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import structlog
 from django.db import connection, transaction
-from django.db.models import Max
 
+from gateway import chain
 from gateway.entries import EPOCH
-from gateway.models import LedgerHour
 
 log = structlog.get_logger(__name__)
 
@@ -68,11 +67,10 @@ def _drop(name: str) -> None:
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         cursor.execute(f"ALTER TABLE gateway_usageevent DETACH PARTITION {name}")
-        # Nobody adds to it any more. The latest hour may be half closed.
-        closed_until = LedgerHour.objects.aggregate(latest=Max("hour"))["latest"]
+        # Nobody adds to it any more.
         cursor.execute(
             f"SELECT EXISTS (SELECT FROM {name} WHERE recorded_at >= %s)",  # noqa: S608 - a month
-            [closed_until or EPOCH],
+            [chain.closed_until() or EPOCH],
         )
         is_needed: bool = cursor.fetchone()[0]
         if is_needed:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 from uuid import UUID
@@ -164,7 +163,7 @@ class _Purse:
                 self._left[grant.id] -= part
                 due -= part
                 drawn[str(grant.id)] = part
-        return replace(entry, credits=drawn or None)
+        return entry._replace(credits=drawn or None)
 
     def _price(self, meter: str, entry: Entry) -> int:
         """Of the units past the included ones, in credits."""

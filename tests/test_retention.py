@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
-from gateway import ledger, partitions
+from gateway import chain, ledger, partitions
 from gateway.models import LedgerHour, UsageEvent, UsageRollup
 from tests.test_ledger import ACCOUNT, add, entry
 
@@ -36,23 +35,10 @@ def made():
         return [name for (name,) in cursor.fetchall()]
 
 
-def close(hour):
-    LedgerHour.objects.create(
-        account_id=uuid.uuid4(),
-        hour=hour,
-        entries=1,
-        totals=[],
-        earliest_admitted_at=hour,
-        previous="",
-        digest="0" * 64,
-        closed_at=hour + HOUR,
-    )
-
-
 def record_long_ago():
     add(entry(at=LONG_AGO))
     ledger.drain(0, lambda: LONG_AGO)
-    close(LONG_AGO.replace(minute=0) + HOUR)
+    chain.close_hours(MONTH_ENDED)
 
 
 def test_a_month_is_dropped_when_its_retention_is_over_and_not_before():
@@ -95,7 +81,7 @@ def test_a_late_entry_keeps_its_month_until_its_hour_is_closed():
     partitions.drop_old(late + HOUR, 13)
     assert UsageEvent.objects.count() == 2
 
-    close(late + HOUR)
+    chain.close_hours(late + HOUR)
     partitions.drop_old(late + HOUR, 13)
     assert UsageEvent.objects.count() == 0
 

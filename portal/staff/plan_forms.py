@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db.models import Model
+from django.db.models import Field, Model
 from django.forms import ModelForm
 
 from billing import money
@@ -41,7 +41,9 @@ class PricesField(forms.JSONField):
 
     def __init__(self, name: str) -> None:
         area = forms.Textarea(attrs={"rows": 3, "cols": 60, "spellcheck": "false"})
-        text = PlanMeter._meta.get_field(name).help_text
+        field = PlanMeter._meta.get_field(name)
+        assert isinstance(field, Field)  # noqa: S101  and no relation, which has no help
+        text = field.help_text
         super().__init__(widget=area, required=False, initial=list, help_text=text)
 
     def clean(self, value: Any) -> Any:

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('gateway', '0006_sworn_ledger'),
+        ('gateway', '0007_chain'),
     ]
 
     operations = [
