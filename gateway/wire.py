@@ -13,7 +13,7 @@ import asyncio
 import re
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import httptools
 from uvicorn.protocols.utils import get_remote_addr, is_ssl
@@ -36,16 +36,8 @@ PIECE_BYTES = 32 * 1024
 MAX_FRAMING_BYTES = 32 * 1024
 MOST_OVERHEAD = 16
 """Bytes of framing (chunk sizes, extensions, trailers) per byte of a body, on top of those."""
-HEAD_SECONDS = 10.0
-"""From the first byte of a request until its head is whole."""
-IDLE_SECONDS = 75.0
-STALL_SECONDS = 30.0
-"""How long a client that reads nothing holds an answer up."""
-LINGER_SECONDS = 2.0
 LINGER_BYTES = 512 * 1024
-"""How long, and how much, the rest of an unread body is taken: its sender can read the answer."""
-LEAVE_SECONDS = 0.3
-"""A client that closes its half may still be reading: an answer that is near reaches it."""
+"""How much of an unread body is taken, for as long as is lingered."""
 TICK_SECONDS = 0.25
 
 VERSIONS = ("1.1", "1.0")
@@ -64,9 +56,27 @@ WRONG_VERSION = Refusal("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken he
 TOO_SLOW = Refusal("bad_request", "The request's head did not arrive in time.", exact=408)
 
 
+class Patience(NamedTuple):
+    """How long a client is waited for.
+
+    head:   from the first byte of a request until its head is whole
+    idle:   between an answer and the next request
+    stall:  while it reads nothing of an answer
+    linger: while it goes on sending a body that nobody reads: it can read the answer
+    leave:  after it closed its half: an answer that is near still reaches it
+    """
+
+    head_s: float = 10.0
+    idle_s: float = 75.0
+    stall_s: float = 30.0
+    linger_s: float = 2.0
+    leave_s: float = 0.3
+
+
 class Server(asyncio.Protocol):
     """One connection of a client and the exchanges on it, answered one after the other."""
 
+    patience = Patience()
     transport: asyncio.Transport
 
     def __init__(
@@ -113,7 +123,7 @@ class Server(asyncio.Protocol):
         self.scheme = b"https" if is_ssl(self.transport) else b"http"
         self._connections.add(self)
         _Clock.start(self.loop, self._connections)
-        self._allow(HEAD_SECONDS)
+        self._allow(self.patience.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._connections.discard(self)
@@ -127,7 +137,7 @@ class Server(asyncio.Protocol):
         if not self._queue or self._reading is not None:
             return False  # asyncio closes
         self._is_last = True
-        self._allow(LEAVE_SECONDS)
+        self._allow(self.patience.leave_s)
         return True
 
     def shutdown(self) -> None:
@@ -178,7 +188,7 @@ class Server(asyncio.Protocol):
         if is_continued and self._fields is fields_before:
             self._weigh(len(data))
         elif self._in_head:
-            self._allow(HEAD_SECONDS)
+            self._allow(self.patience.head_s)
         elif not is_continued:
             self._learn(data)
         if self._in_head:
@@ -371,14 +381,14 @@ class Server(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._allow(STALL_SECONDS)
+        self._allow(self.patience.stall_s)
 
     def resume_writing(self) -> None:
         self.write_paused = False
         if self._queue:
             self.deadline = inf
         else:
-            self._allow(LINGER_SECONDS if self._parser is None else IDLE_SECONDS)
+            self._allow(self.patience.linger_s if self._parser is None else self.patience.idle_s)
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -417,7 +427,7 @@ class Server(asyncio.Protocol):
         elif self._is_last:
             self._close()
         else:
-            self._allow(HEAD_SECONDS if self._in_head else IDLE_SECONDS)
+            self._allow(self.patience.head_s if self._in_head else self.patience.idle_s)
             self.resume_reading()
 
     def break_off(self) -> None:
@@ -426,7 +436,7 @@ class Server(asyncio.Protocol):
         if self._queue[0].ends_with_connection:
             self.transport.abort()
         else:
-            self._allow(STALL_SECONDS)
+            self._allow(self.patience.stall_s)
             self.transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -462,7 +472,7 @@ class Server(asyncio.Protocol):
         """Closes. What the client goes on sending is taken for a moment, or it loses the answer."""
         self.flush()
         if self._reading is None and not self._in_head and not self._queue:
-            self._allow(STALL_SECONDS)
+            self._allow(self.patience.stall_s)
             self.transport.close()
         elif not self.transport.is_closing():
             self._parser = None
@@ -470,7 +480,7 @@ class Server(asyncio.Protocol):
             self.transport.write_eof()
             self._read_paused = False
             self.transport.resume_reading()
-            self._allow(LINGER_SECONDS)
+            self._allow(self.patience.linger_s)
 
 
 def _size(target: bytes, fields: list[tuple[bytes, bytes]]) -> int:

@@ -43,11 +43,13 @@ class Gateway:
 
 
 def gateway_command(
-    listener: socket.socket, application: str = "gateway.asgi:application"
+    listener: socket.socket,
+    application: str = "gateway.asgi:application",
+    server: str = "gateway.wire:Server",
 ) -> list[str]:
     """What `make run` starts as a gateway process, on an inherited socket."""
     command = [sys.executable, "-m", "uvicorn", application]
-    command += [f"--fd={listener.fileno()}", "--http=gateway.wire:Server", "--loop=uvloop"]
+    command += [f"--fd={listener.fileno()}", f"--http={server}", "--loop=uvloop"]
     command += ["--ws=none", "--no-access-log", "--no-server-header", "--no-date-header"]
     command += ["--no-proxy-headers", "--log-level=warning", "--timeout-graceful-shutdown=2"]
     return command
@@ -55,12 +57,15 @@ def gateway_command(
 
 @contextmanager
 def gateway(
-    processes: int = 1, application: str = "gateway.asgi:application", **environment: str
+    processes: int = 1,
+    application: str = "gateway.asgi:application",
+    server: str = "gateway.wire:Server",
+    **environment: str,
 ) -> Iterator[Gateway]:
     """Gateway processes on one inherited socket, as `make run` starts them."""
     listener = loopback.listen(0)
     port = listener.getsockname()[1]
-    command = gateway_command(listener, application)
+    command = gateway_command(listener, application, server)
     started = [
         subprocess.Popen(command, env=os.environ | environment, pass_fds=[listener.fileno()])
         for _ in range(processes)
