@@ -1,9 +1,4 @@
-"""API keys, service tokens, what an account may do, and the trail of what was done to them.
-
-No row here holds a secret: a key or token is stored as its keyed digest, a claim link likewise.
-"""
-
-from datetime import datetime
+"""API keys, and the trail of what was done to them."""
 
 from django.conf import settings
 from django.db import models
@@ -13,55 +8,6 @@ from keys.identifiers import new_id
 
 EMPTY = models.Value([], models.JSONField())
 """Rows that a process of the version before inserts have this list, too."""
-
-
-class Entitlement(models.Model):
-    """What an account may do at the gateway: the terms of billing, compiled to integers.
-
-    Written only by `keys.entitlements`; published to the data plane with its revision.
-    """
-
-    class State(models.TextChoices):
-        ACTIVE = "active", "active"
-        PAYMENT_REQUIRED = "payment_required", "payment required"
-        ENDED = "ended", "subscription ended"
-
-    account = models.OneToOneField(
-        "portal.Account", models.CASCADE, primary_key=True, related_name="entitlement"
-    )
-    state = models.CharField(max_length=20, choices=State, default=State.ENDED)
-    suspended = models.BooleanField(
-        default=False, help_text="Staff stopped this account: every call is refused."
-    )
-    plan_name = models.CharField(max_length=80, blank=True)
-    terms_id = models.CharField(
-        max_length=40, blank=True, help_text="What set these terms: version:7, contract:…"
-    )
-    terms = models.JSONField(
-        default=dict, help_text="keys.entitlements.Terms as JSON: rate, burst, meters."
-    )
-    periods = models.JSONField(
-        default=list,
-        help_text="Boundaries of billing periods, epoch seconds, ascending; half-open.",
-    )
-    ends_at = models.DateTimeField(
-        null=True, blank=True, help_text="Calls are refused from this moment on."
-    )
-    revision = models.BigIntegerField(default=1)
-    published_revision = models.BigIntegerField(default=0)
-    updated_at = models.DateTimeField(auto_now=True)
-
-    class Meta:
-        indexes = [
-            models.Index(
-                fields=["account"],
-                name="entitlement_unpublished",
-                condition=models.Q(published_revision__lt=models.F("revision")),
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.plan_name or 'no plan'} ({self.get_state_display()})"
 
 
 class ApiKey(models.Model):
@@ -291,112 +237,6 @@ class KeyEvent(models.Model):
                 fields=["at"],
                 name="keyevent_unannounced",
                 condition=models.Q(announced_at__isnull=True),
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.get_kind_display()} {self.at:%Y-%m-%d %H:%M}"
-
-
-class ServiceToken(models.Model):
-    """Lets a program act through the control plane: for one account, or for the seller.
-
-    active → revoked. `expires_at` ends a token without a state of its own. Kept as the keyed
-    digest of its text, as keys are.
-    """
-
-    class Scope(models.TextChoices):
-        KEYS_READ = "keys:read", "Look at keys"
-        KEYS_WRITE = "keys:write", "Create, change, rotate and revoke keys"
-        USAGE_READ = "usage:read", "Read usage"
-        VERIFY = "verify", "Ask whether a call may go on (/gateway/.verify)"
-        EVENTS_WRITE = "events:write", "Report usage"
-
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    account = models.ForeignKey(
-        "portal.Account",
-        models.CASCADE,
-        null=True,
-        blank=True,
-        related_name="service_tokens",
-        help_text="Whom it acts for; empty: the seller, for every account.",
-    )
-    name = models.CharField(max_length=80)
-    scopes = models.JSONField(default=list)
-    digest = models.CharField(max_length=64, unique=True, editable=False)
-    pepper_id = models.CharField(
-        max_length=8, blank=True, default="", db_default="", editable=False
-    )
-    last_four = models.CharField(max_length=4)
-    created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
-    )
-    created_at = models.DateTimeField()
-    expires_at = models.DateTimeField(null=True, blank=True)
-    revoked_at = models.DateTimeField(null=True, blank=True)
-    last_used_at = models.DateTimeField(null=True, blank=True)
-    revision = models.BigIntegerField(default=1)
-    published_revision = models.BigIntegerField(default=0)
-
-    class Meta:
-        ordering = ["-created_at"]
-        indexes = [
-            models.Index(
-                fields=["id"],
-                name="servicetoken_unpublished",
-                condition=models.Q(published_revision__lt=models.F("revision")),
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.hint})"
-
-    @property
-    def hint(self) -> str:
-        """What may be shown of the token: `kst_…a1b2`."""
-        return f"kst_…{self.last_four}"
-
-    @property
-    def is_published(self) -> bool:
-        """Whether the data plane has confirmed the row as it is, a revocation for example."""
-        return self.published_revision >= self.revision
-
-    @property
-    def has_older_pepper(self) -> bool:
-        """Whether the token stops when the pepper before the current one is accepted no more."""
-        return peppers.is_older(self.pepper_id)
-
-    def is_alive(self, now: datetime) -> bool:
-        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
-
-
-class ServiceTokenEvent(models.Model):
-    """Who made or revoked a service token, or that it leaked: that one a mail tells of."""
-
-    class Kind(models.TextChoices):
-        CREATED = "created", "created"
-        REVOKED = "revoked", "revoked"
-        LEAKED = "leaked", "leaked and revoked"
-
-    token = models.ForeignKey(ServiceToken, models.CASCADE, related_name="events")
-    kind = models.CharField(max_length=10, choices=Kind)
-    actor = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
-    )
-    address = models.GenericIPAddressField(null=True, blank=True)
-    details = models.JSONField(
-        default=list, db_default=EMPTY, blank=True, help_text="Sentences: where it was found."
-    )
-    at = models.DateTimeField()
-    announced_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        ordering = ["-at"]
-        indexes = [
-            models.Index(
-                fields=["at"],
-                name="tokenevent_unannounced",
-                condition=models.Q(kind="leaked", announced_at__isnull=True),
             )
         ]
 
