@@ -15,10 +15,11 @@ from typing import Protocol
 
 from gateway.admit import Admission
 from gateway.intake import Call, is_ours
+from gateway.pool import Pool
 from gateway.problems import Refusal, http_date, lines_of
 from gateway.routes import ApiRoutes, Backend
 from gateway.settle import Outcome, parse_metadata, parse_units
-from gateway.upstream import Abandoned, Broken, Connection, Failure, Overdue, Pool
+from gateway.upstream import Abandoned, Broken, Connection, Failure, Overdue
 
 # May be sent again on a new connection when an idle one turns out to be dead (RFC 9110 §9.2.2).
 REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))

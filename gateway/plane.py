@@ -21,10 +21,10 @@ from gateway import intake, limits, link, verify
 from gateway.admit import Admission, Gate
 from gateway.cors import ForPages, Origins
 from gateway.forward import Client, forward
+from gateway.pool import Pool
 from gateway.problems import Headers, Refusal, http_date, lines_of
 from gateway.renewal import LEASE, Lease, Renewer
 from gateway.settle import Outcome, Settler
-from gateway.upstream import Pool
 from keys import records
 
 log = structlog.get_logger(__name__)
