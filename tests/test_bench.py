@@ -9,6 +9,7 @@ import pytest
 
 from tests.bench import processes, report
 from tests.bench.contestants import CONTESTANTS
+from tests.bench.drain import Drained
 from tests.bench.load import Measure
 from tests.bench.session import SCENARIOS, Plan, Results
 
@@ -83,6 +84,23 @@ def test_ratios_compare_what_was_measured_in_the_same_round(tmp_path, capsys):
 
     goals = [line for line in capsys.readouterr().out.splitlines() if "against" in line]
     assert [line.split("|")[-3].strip() for line in goals[1:]] == ["2.00×", "2.00×", "0.50×"]
+
+
+def test_the_drain_is_compared_with_the_gateway_that_filled_its_stream(tmp_path, capsys):
+    found = Results(
+        draining=[
+            (measure(1000), Drained(calls=5000, seconds=2.5, cpu_seconds=1)),
+            (measure(100), Drained(calls=500, seconds=2, cpu_seconds=1)),
+            (measure(1000), Drained(calls=5000, seconds=1, cpu_seconds=1)),
+        ]
+    )
+
+    assert report.publish(found, Plan(5, 3, ("drain",)), None, tmp_path / "page.md") == 0
+
+    (goal,) = (
+        line for line in capsys.readouterr().out.splitlines() if "against its gateway" in line
+    )
+    assert [cell.strip() for cell in goal.split("|")[-4:-1]] == ["≥ 2×", "2.50×", "met"]
 
 
 def test_cpu_time_is_that_of_the_processes_and_their_children():

@@ -10,16 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from string import Template
+from typing import TypeVar
 
 from keys import records
 from tests.bench import machine
 from tests.bench.load import Measure, Scenario
-from tests.bench.session import SCALED, SCENARIOS, Plan, Results
+from tests.bench.session import FILLING, SCALED, SCENARIOS, Plan, Results
 
 PAGE = Path(__file__).parent / "page.md"
 AT_64, AT_256 = SCENARIOS[1], SCENARIOS[2]
 YARDSTICK = "lua"
 
+T = TypeVar("T")
 Figure = Callable[[Measure], float]
 
 
@@ -53,6 +55,8 @@ GOALS = [
     Goal("fastify", AT_64, rate, "req/s", 2.0),
     Goal("drf", AT_64, rate, "req/s", 40.0),
 ]
+DRAIN_GOAL = 2.0
+"""Calls per second of one drain, divided by those of one gateway process."""
 
 
 def publish(results: Results, plan: Plan, cores: machine.Cores, page: Path) -> int:
@@ -84,16 +88,23 @@ def _faults(results: Results) -> Iterable[str]:
     for measures in results.scaling.values():
         if any(measure.errors for measure in measures):
             yield "errors while scaling"
+    if any(measure.errors for measure, _ in results.draining):
+        yield "errors before a drain"
 
 
 # ------------------------------------------------------------------ tables
 
 
 def _tables(results: Results) -> str:
-    parts = [_goals(results)] if results.measured[0].slug == "keystile" else []
-    parts += [f"### {scenario.title}\n\n{_scenario(results, scenario)}" for scenario in SCENARIOS]
+    parts = []
+    if results.draining or results.measured[0].slug == "keystile":
+        parts.append(_goals(results))
+    if results.measured:
+        parts += [f"### {one.title}\n\n{_scenario(results, one)}" for one in SCENARIOS]
     if results.scaling:
         parts.append(f"### One gateway process and two, {SCALED.title}\n\n{_scaling(results)}")
+    if results.draining:
+        parts.append(f"### The drain, {FILLING.title}\n\n{_draining(results)}")
     if results.left_out:
         rows = [[name, why] for name, why in results.left_out.items()]
         parts.append("### Left out\n\n" + _table(["who", "why"], rows))
@@ -115,6 +126,17 @@ def _goals(results: Results) -> str:
                 f"{sign} {goal.bound:g}×",
                 f"{ratio:.2f}×",
                 "met" if goal.is_met(ratio) else "not met",
+            ]
+        )
+    if results.draining:
+        ratio = median(drained.calls_per_second / rate(m) for m, drained in results.draining)
+        rows.append(
+            [
+                "drain, calls/s against its gateway's",
+                FILLING.title,
+                f"≥ {DRAIN_GOAL:g}×",
+                f"{ratio:.2f}×",
+                "met" if ratio >= DRAIN_GOAL else "not met",
             ]
         )
     return "### Keystile against its goals\n\n" + _table(
@@ -169,7 +191,29 @@ def _scaling(results: Results) -> str:
     return _table(["processes", "req/s", "CPU ms/1k"], rows)
 
 
-def _spread(measures: list[Measure], figure: Figure, digits: int) -> str:
+def _draining(results: Results) -> str:
+    filled = [measure for measure, _ in results.draining]
+    drained = [took for _, took in results.draining]
+    return _table(
+        ["", "calls/s", "CPU ms/1k", "calls"],
+        [
+            [
+                "one gateway process",
+                _spread(filled, rate, 0),
+                _spread(filled, cpu, 1),
+                f"{sum(measure.completed for measure in filled):,}",
+            ],
+            [
+                "one drain",
+                _spread(drained, lambda took: took.calls_per_second, 0),
+                _spread(drained, lambda took: took.cpu_ms_per_1000, 1),
+                f"{sum(took.calls for took in drained):,}",
+            ],
+        ],
+    )
+
+
+def _spread(measures: Iterable[T], figure: Callable[[T], float], digits: int) -> str:
     """Median (least–most)."""
     values = sorted(map(figure, measures))
     texts = [f"{value:,.{digits}f}" for value in (median(values), values[0], values[-1])]

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from portal.run.data_folder import StartError
-from tests.bench import checks, contestants, load, processes, seller
+from tests.bench import checks, contestants, drain, load, processes, seller
 from tests.bench.contestants import CONTESTANTS, Contestant, Missing, Place, Running
+from tests.bench.drain import Drained
 from tests.bench.load import Measure, Scenario
 from tests.bench.machine import Cores
 
@@ -23,6 +24,9 @@ SCENARIOS = [
     Scenario("20 KB, 64 connections", seller.LARGE, 64),
 ]
 SCALED = SCENARIOS[2]
+FILLING = SCENARIOS[1]
+"""What fills the stream for the drain."""
+DRAIN = "drain"
 MOST_PROCESSES = 2
 FIRST_WARM_UP_SECONDS = 4
 
@@ -34,6 +38,7 @@ class Results:
     left_out: who could not be measured, and why
     measures: by scenario and contestant's slug, one per round
     scaling:  by number of gateway processes, one per round
+    draining: what the gateway did, and what draining it took, one pair per round
     load_average: of one minute, before anything was started; near 0 on a machine that is left alone
     """
 
@@ -43,6 +48,7 @@ class Results:
         default_factory=lambda: defaultdict(list)
     )
     scaling: dict[int, list[Measure]] = field(default_factory=lambda: defaultdict(list))
+    draining: list[tuple[Measure, Drained]] = field(default_factory=list)
     load_average: float = field(default_factory=lambda: os.getloadavg()[0])
 
 
@@ -63,11 +69,14 @@ class Plan:
             if not (text.isascii() and text.isdigit() and int(text) > 0):
                 raise StartError(f"{name} must be a whole number above 0, not {text!r}.")
             numbers.append(int(text))
-        slugs = [contestant.slug for contestant in CONTESTANTS]
+        slugs = [*(contestant.slug for contestant in CONTESTANTS), DRAIN]
         only = tuple(filter(None, environ.get("ONLY", "").split(",")))
         if not set(only) <= set(slugs):
             raise StartError(f"ONLY takes some of {', '.join(slugs)}, with commas between.")
         return cls(*numbers, only)
+
+    def includes(self, slug: str) -> bool:
+        return not self.only or slug in self.only
 
 
 def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
@@ -78,7 +87,7 @@ def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
         keys = seller.open_shop(place.upstream_url)
         running: dict[str, Running] = {}
         for contestant in CONTESTANTS:
-            if plan.only and contestant.slug not in plan.only:
+            if not plan.includes(contestant.slug):
                 continue
             try:
                 with processes.pinned({cores.first}):
@@ -89,14 +98,17 @@ def run(plan: Plan, folder: Path, cache: Path, cores: Cores) -> Results:
             checks.check(contestant, running[contestant.slug], keys[0])
             results.measured.append(contestant)
             _say(f"{contestant.name} does the job")
-        if not running:
+        if not running and not plan.includes(DRAIN):
             raise StartError(f"Nobody can be measured: {'; '.join(results.left_out.values())}.")
         for contestant in results.measured:
             # Before the first run, for the compilers in LuaJIT and node; each run has its own.
             load.ask(running[contestant.slug].port, SCENARIOS[1], keys, FIRST_WARM_UP_SECONDS)
-        _measure_in_turns(plan, running, keys, results)
+        if running:
+            _measure_in_turns(plan, running, keys, results)
         if "keystile" in running:
             _measure_scaling(plan, place, running["keystile"], keys, cores, results)
+        if plan.includes(DRAIN):
+            _measure_drain(plan, place, keys, cores, results)
     return results
 
 
@@ -138,6 +150,25 @@ def _measure_scaling(
             for count, running in ((1, one), (MOST_PROCESSES, two)):
                 measure = load.run(contestant, running, SCALED, keys, plan.seconds)
                 results.scaling[count].append(measure)
+
+
+def _measure_drain(
+    plan: Plan, place: Place, keys: list[str], cores: Cores, results: Results
+) -> None:
+    """One gateway process, then one drain of what it did, each alone on the same core."""
+    _say(f"the drain: {FILLING.title}")
+    contestant = CONTESTANTS[0]
+    with ExitStack() as stack:
+        with processes.pinned({cores.first}):
+            running = stack.enter_context(contestants.keystile(place))
+        for _ in range(plan.rounds):
+            measure = load.run(contestant, running, FILLING, keys, plan.seconds)
+            drained = drain.run(cores)
+            results.draining.append((measure, drained))
+            _say(
+                f"  {contestant.name:<24}{measure.requests_per_second:>9,.0f} req/s"
+                f"   drained {drained.calls_per_second:>9,.0f} calls/s"
+            )
 
 
 def _say(text: str) -> None:
