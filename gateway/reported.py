@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from uuid import UUID
 
@@ -21,19 +21,16 @@ import structlog
 from django.db import connection, transaction
 
 from gateway import partitions, recording, usage
+from gateway.consumption import CALLS, COUNTER_OUTLIVES, LONGEST_PERIOD
 from gateway.entries import Entry
 from gateway.models import ReportedEvent
-from gateway.reports import FAULTS, LONGEST_PERIOD, Fault, Judge, Report, Use
+from gateway.reports import FAULTS, Fault, Judge, Report, Use
 from keys import records
 from keys.entitlements import Terms
 from keys.identifiers import new_id
 from keys.models import Entitlement
 
 log = structlog.get_logger(__name__)
-
-CALLS = "calls"
-# As in scripts/admit.lua: a counter outlives its period by this.
-COUNTER_OUTLIVES = timedelta(days=40)
 
 # Of two requests with the same ids the second waits here for the first; in one order, so that
 # they never wait for each other.
@@ -89,10 +86,10 @@ def store(reports: Sequence[Report], now: datetime) -> list[Kept | Fault]:
         for partition in sorted({use.partition for use in new.values()}):
             _record(partition, [use for use in new.values() if use.partition == partition], now)
     log.info("usage.reported", reports=len(reports), new=len(new))
-    said = held | {identity: use.report.content for identity, use in new.items()}
+    said = held | {identity: use.content for identity, use in new.items()}
 
     def outcome(use: Use) -> Kept | Fault:
-        if said[use.identity] != use.report.content:
+        if said[use.identity] != use.content:
             return Fault("conflict", FAULTS["conflict"])
         return Kept.NEW if new.get(use.identity) is use else Kept.KNOWN
 
@@ -102,7 +99,7 @@ def store(reports: Sequence[Report], now: datetime) -> list[Kept | Fault]:
 def _claim(uses: Collection[Use]) -> dict[Identity, str]:
     """Takes the ids of the uses; of those that were taken before, what was reported then."""
     columns = zip(
-        *((*use.identity, use.entry.id, use.entry.admitted_at, use.report.content) for use in uses),
+        *((*use.identity, use.entry.id, use.entry.admitted_at, use.content) for use in uses),
         strict=True,
     )
     with connection.cursor() as cursor:

@@ -10,22 +10,22 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from gateway import calls
 from gateway.calls import Call
+from gateway.consumption import LONGEST_PERIOD
 from gateway.entries import Entry
 from gateway.models import Meter, Operation, UsageEvent, UsageRollup
 from keys.entitlements import current_period
-from keys.identifiers import new_id
+from keys.identifiers import id_at
 from keys.models import ApiKey, Entitlement
 
 LONGEST_AHEAD = timedelta(minutes=5)
 LONGEST_AGO = timedelta(days=35)
-LONGEST_PERIOD = timedelta(days=31)
 NO_KEY = UUID(int=0)
 """The key of a use for which none was named."""
 STATUS = 200
@@ -51,10 +51,10 @@ class Report:
     api: str = ""
     operation: str = ""
 
-    @property
-    def content(self) -> str:
+    def digest(self) -> str:
         """SHA-256 of all that it says."""
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        told = self.account, self.event, self.key, self.at, self.api, self.operation
+        text = json.dumps([self.id, self.units, self.metadata, *map(str, told)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -81,10 +81,12 @@ FAULTS = {
 class Use(NamedTuple):
     """A report that can be stored: as its row, for an account of this partition.
 
+    content:        the report's digest
     own_quota_from: the start of the period by which its key's own quota counts; None: it has none
     """
 
-    report: Report
+    event_id: str
+    content: str
     entry: Entry
     partition: int
     own_quota_from: datetime | None
@@ -92,7 +94,7 @@ class Use(NamedTuple):
     @property
     def identity(self) -> tuple[UUID, str]:
         """What counts once."""
-        return self.entry.account_id, self.report.id
+        return self.entry.account_id, self.event_id
 
 
 class Judge:
@@ -126,14 +128,14 @@ class Judge:
         key = self._keys.get(call.key_id)
         has_quota = key is not None and key.monthly_quota is not None
         entry = Entry(
-            id=new_id(),
+            id=id_at(call.at),
             admitted_at=call.at,
             account_id=call.account_id,
             key_id=call.key_id,
             api=call.api,
             operation=call.operation,
             mode=call.mode,
-            outcome=UsageEvent.Outcome.REPORTED,
+            outcome=UsageEvent.Outcome.REPORTED.value,
             status=STATUS,
             code="",
             billable=call.mode == ApiKey.Mode.LIVE,
@@ -149,7 +151,7 @@ class Judge:
             client="",
         )
         own_quota_from = self._period_start(entitlement, call.at) if has_quota else None
-        return Use(report, entry, entitlement.account.partition, own_quota_from)
+        return Use(report.id, report.digest(), entry, entitlement.account.partition, own_quota_from)
 
     def _call_of(self, report: Report) -> Call | Fault:
         """The call that the report belongs to."""
@@ -178,7 +180,7 @@ class Judge:
         period_start = self._period_start(entitlement, at)
         if period_start is None:
             return _fault("no_period")
-        mode = key.mode if key else ApiKey.Mode.LIVE
+        mode = key.mode if key else ApiKey.Mode.LIVE.value
         if mode == ApiKey.Mode.TEST:
             period_start = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         return Call(

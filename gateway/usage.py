@@ -1,10 +1,10 @@
 """What was used: the only reader of ledger and rollup for pages, billing and staff.
 
-A *call* is one that was admitted; refused calls are none. An *error* is a call answered with
-a status of 400 or more, or abandoned; a *failure* one that the backend or the gateway is to
-blame for: 500 or more, or abandoned. Sums are over live calls only and read the rollup, so
-that their time doesn't grow with the number of calls: `start` and `end` are thereby rounded
-to quarter hours. Every question about an account carries its id.
+A *call* is one that was admitted; refused calls are none, nor is what was reported later. An
+*error* is a call answered with a status of 400 or more, or abandoned; a *failure* one that the
+backend or the gateway is to blame for: 500 or more, or abandoned. Sums are over live calls only
+and read the rollup, so that their time doesn't grow with the number of calls: `start` and `end`
+are thereby rounded to quarter hours. Every question about an account carries its id.
 """
 
 import json
@@ -83,7 +83,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as an account sees it: an event of the ledger or, without `event_id`, a refusal."""
+    """One call as an account sees it: an event of the ledger or, without `event_id`, a refusal.
+
+    A use that was reported later stands among them, and is marked.
+    """
 
     event_id: UUID | None
     at: datetime
@@ -96,6 +99,7 @@ class Call:
     units: dict[str, int]
     billable: bool
     latency_ms: float | None
+    is_reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +203,7 @@ def recent(account_id: UUID, limit: int, key_id: UUID | None = None) -> list[Cal
 
     Refusals are known for a day, the latest 20 of them, and not while Redis is away.
     """
-    abandoned = UsageEvent.Outcome.ABANDONED
+    completed, reported = UsageEvent.Outcome.COMPLETED, UsageEvent.Outcome.REPORTED
     events = UsageEvent.objects.filter(account_id=account_id).order_by("-admitted_at")
     refusals = _refusals(account_id)
     if key_id is not None:
@@ -217,7 +221,8 @@ def recent(account_id: UUID, limit: int, key_id: UUID | None = None) -> list[Cal
             code=event.code,
             units=event.units,
             billable=event.billable,
-            latency_ms=None if event.outcome == abandoned else event.latency_us / 1000,
+            latency_ms=event.latency_us / 1000 if event.outcome == completed else None,
+            is_reported=event.outcome == reported,
         )
         for event in events[:limit]
     ]
@@ -302,7 +307,7 @@ def _operations(
     rows: QuerySet[UsageRollup], start: datetime, end: datetime, order: str, limit: int | None
 ) -> list[OperationUsage]:
     sums = (
-        rows.filter(meter="calls", quarter__gte=_floor(start, "quarter"), quarter__lt=end)
+        rows.filter(calls__gt=0, quarter__gte=_floor(start, "quarter"), quarter__lt=end)
         .values("api", "operation")
         .annotate(all=ALL, errors=ERRORS, failures=FAILURES, latency_us=Sum("latency_us_sum"))
         .order_by(order, "api", "operation")
