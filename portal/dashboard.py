@@ -17,8 +17,10 @@ from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh
 
 from billing import catalogue, estimates, terms
+from billing.catalogue import CALLS
 from billing.models import Checkout
 from gateway import usage
+from gateway.models import Meter
 from keys import issuance
 from keys.models import ApiKey, Entitlement
 from portal import charts, live, notices, quotas, samples
@@ -179,12 +181,36 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
         },
         "chart": {"chart": chart, "title": span.title},
         "figures": {"bars": chart.bars, "span": span},
+        "meters": {"meters": _meters(used, found)},
         "recent": {"calls": usage.recent(account.pk, RECENT_CALLS)},
         "bill": {"bill": estimates.coming_bill(has, priced, now)},
     }
     return [
         live.Part.of(name, render_to_string(f"dashboard/_{name}.html", context))
         for name, context in contexts.items()
+    ]
+
+
+@dataclass(frozen=True)
+class MeterUse:
+    """Billable units of a meter in the period; no quota where the terms do not name it."""
+
+    label: str
+    used: int
+    quota: quotas.Quota | None
+
+
+def _meters(used: usage.PeriodUsage | None, found: list[quotas.Quota]) -> list[MeterUse]:
+    """What was used of each meter, `calls` first; nothing where there are only calls."""
+    by_meter = {quota.meter: quota for quota in found}
+    billable = used.billable_units if used else {}
+    names = {*by_meter, *(meter for meter, units in billable.items() if units)}
+    if names <= {CALLS}:
+        return []
+    labels = dict(Meter.objects.values_list("name", "label"))
+    return [
+        MeterUse(labels.get(name, name), billable.get(name, 0), by_meter.get(name))
+        for name in sorted(names, key=lambda name: (name != CALLS, name))
     ]
 
 

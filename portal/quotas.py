@@ -33,6 +33,11 @@ class Quota:
         return max(self.included - self.used, 0)
 
     @property
+    def over(self) -> int:
+        """Units past the included ones, such as a backend may report later."""
+        return max(self.used - self.included, 0)
+
+    @property
     def percent(self) -> int:
         """Of the included units, 0 to 100, rounded down: 100 means all of them."""
         return min(100 * self.used // self.included, 100) if self.included else 100
