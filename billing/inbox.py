@@ -16,9 +16,9 @@ import structlog
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from billing import accounts, checkout, providers, subscriptions
+from billing import accounts, checkout, providers, shipping, subscriptions
 from billing.models import Checkout, ProviderEvent, Subscription
-from billing.providers import Forged
+from billing.providers import Forged, metering
 
 log = structlog.get_logger(__name__)
 
@@ -118,6 +118,13 @@ def _note(event: ProviderEvent, error: Exception, now: datetime) -> None:
 
 
 def _follow(event: ProviderEvent, now: datetime) -> None:
+    refusals = metering.get(event.provider).refusals(event.type, event.payload)
+    if refusals is not None:
+        with transaction.atomic():
+            if _still_open(event):
+                shipping.refuse(event.provider, refusals)
+                _processed(event, now)
+        return
     found = _subject(event)
     if found is None:
         _processed(event, now, ignored=True)

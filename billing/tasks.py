@@ -6,7 +6,7 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
-from billing import checkout, contracts, inbox, subscriptions
+from billing import checkout, contracts, inbox, reconciliation, shipping, subscriptions
 from billing.providers import ProviderUnavailable
 from billing.sandbox import deliveries, orders
 
@@ -69,6 +69,39 @@ def sync_subscription(subscription_id: str) -> None:
         subscriptions.sync(UUID(subscription_id), timezone.now())
     except ProviderUnavailable as error:
         log.warning("subscription.unanswered", subscription=subscription_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def collect_shipments() -> None:
+    """What was recorded since the last time becomes shipments."""
+    now = timezone.now()
+    shipping.collect(now)
+    send_shipments()
+
+
+@shared_task(ignore_result=True)
+def send_shipments() -> None:
+    """A task for each provider that has something due, so that one that is away stops no other."""
+    for provider in shipping.due(timezone.now()).values_list("provider", flat=True).distinct():
+        send_to.delay(provider)
+
+
+@shared_task(ignore_result=True)
+def send_to(provider: str) -> None:
+    shipping.send(provider, timezone.now())
+
+
+@shared_task(ignore_result=True)
+def reconcile_providers() -> None:
+    """Each provider's counts against the ledger, once a day and when staff ask for it."""
+    shipping.collect(timezone.now())
+    for provider in reconciliation.in_use():
+        reconcile_provider.delay(provider)
+
+
+@shared_task(ignore_result=True)
+def reconcile_provider(provider: str) -> None:
+    reconciliation.reconcile(provider, timezone.now())
 
 
 @shared_task(ignore_result=True)

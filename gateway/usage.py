@@ -9,6 +9,7 @@ are thereby rounded to quarter hours. Every question about an account carries it
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -16,7 +17,7 @@ from uuid import UUID
 
 import redis
 import structlog
-from django.db.models import F, Q, QuerySet, Sum
+from django.db.models import F, Max, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce, Trunc
 
 from gateway import histogram
@@ -134,6 +135,21 @@ class Growth:
     account_id: UUID
     calls: int
     calls_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Billable units of one account, meter and terms in one billing period.
+
+    latest: the quarter hour of admission of the latest of them
+    """
+
+    account_id: UUID
+    period_start: datetime
+    meter: str
+    terms_id: str
+    units: int
+    latest: datetime
 
 
 def credits_drawn(account_id: UUID) -> dict[int, int]:
@@ -274,6 +290,36 @@ def growth(now: datetime, limit: int) -> list[Growth]:
         .order_by(F("before") - F("after"), "account_id")
     )
     return [Growth(row["account_id"], row["after"], row["before"]) for row in grown[:limit]]
+
+
+def owed(account_ids: Iterable[UUID], periods_since: datetime, until: datetime) -> list[Owed]:
+    """Billable usage of the periods that began at `periods_since` or later, up to `until`.
+
+    In the order of periods and, within each, of their latest use.
+    """
+    rows = _everybodys().filter(
+        account_id__in=set(account_ids),
+        quarter__gte=_floor(periods_since, "quarter"),
+        quarter__lt=until,
+        period_start__gte=periods_since,
+    )
+    sums = (
+        rows.values("account_id", "period_start", "meter", "terms_id")
+        .annotate(used=Sum("billable_units"), latest=Max("quarter"))
+        .filter(used__gt=0)
+        .order_by("period_start", "latest", "account_id", "meter", "terms_id")
+    )
+    return [
+        Owed(
+            account_id=row["account_id"],
+            period_start=row["period_start"],
+            meter=row["meter"],
+            terms_id=row["terms_id"],
+            units=row["used"],
+            latest=row["latest"],
+        )
+        for row in sums
+    ]
 
 
 def _everybodys() -> QuerySet[UsageRollup]:

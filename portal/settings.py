@@ -211,6 +211,23 @@ if PAYMENT_PROVIDER == "sandbox":
             "PAYMENT_PROVIDER=sandbox gives everything away and SITE_URL is not on loopback. "
             "Choose a real provider, or set ALLOW_SANDBOX=1 if that is what you want."
         )
+# Where usage is shipped to for subscriptions at these providers; empty: they can't be asked.
+STRIPE_SECRET_KEY = env.str("STRIPE_SECRET_KEY", default="")
+STRIPE_WEBHOOK_SECRET = env.str("STRIPE_WEBHOOK_SECRET", default="")
+STRIPE_API_BASE = env.str("STRIPE_API_BASE", default="https://api.stripe.com").rstrip("/")
+DODO_PAYMENTS_API_KEY = env.str("DODO_PAYMENTS_API_KEY", default="")
+DODO_PAYMENTS_BASE_URL = env.str(
+    "DODO_PAYMENTS_BASE_URL", default="https://live.dodopayments.com"
+).rstrip("/")
+for _name, _address in (
+    ("STRIPE_API_BASE", STRIPE_API_BASE),
+    ("DODO_PAYMENTS_BASE_URL", DODO_PAYMENTS_BASE_URL),
+):
+    if not _address.startswith(("http://", "https://")):
+        raise ImproperlyConfigured(f"{_name} must start with https://.")
+SHIPPING_SECONDS = env.int("SHIPPING_SECONDS", default=60)
+if SHIPPING_SECONDS < 1:
+    raise ImproperlyConfigured("SHIPPING_SECONDS must be 1 or more.")
 RENEWAL_GRACE_HOURS = 72  # traffic goes on while a renewal is unconfirmed
 PAST_DUE_GRACE_DAYS = 7  # after a failed payment, until `payment_required`
 
@@ -289,6 +306,20 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "options": {"expires": 60},
     },
     "forget key requests": {"task": "portal.tasks.forget_key_requests", "schedule": 3600},
+    "collect shipments": {
+        "task": "billing.tasks.collect_shipments",
+        "schedule": SHIPPING_SECONDS,
+        "options": {"expires": SHIPPING_SECONDS},
+    },
+    "send shipments": {
+        "task": "billing.tasks.send_shipments",
+        "schedule": 10,
+        "options": {"expires": 10},
+    },
+    "reconcile providers": {
+        "task": "billing.tasks.reconcile_providers",
+        "schedule": crontab(hour="4", minute="10"),
+    },
     "announce": {"task": "portal.tasks.announce", "schedule": 3, "options": {"expires": 3}},
 }
 if PAYMENT_PROVIDER == "sandbox":

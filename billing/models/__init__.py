@@ -11,6 +11,12 @@ from billing.models.prices import (
     TierMode,
 )
 from billing.models.purchases import BillingEvent, Checkout, ProviderEvent, Subscription
+from billing.models.shipments import (
+    Reconciliation,
+    ReconciliationLine,
+    Shipment,
+    ShippingClock,
+)
 from billing.sandbox import models as sandbox_models
 
 __all__ = [
@@ -24,6 +30,10 @@ __all__ = [
     "PlanMeter",
     "PlanVersion",
     "ProviderEvent",
+    "Reconciliation",
+    "ReconciliationLine",
+    "Shipment",
+    "ShippingClock",
     "SpendCap",
     "Subscription",
     "TierMode",

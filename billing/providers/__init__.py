@@ -16,6 +16,10 @@ from typing import Any, Literal, Protocol, cast
 from django.conf import settings
 
 
+# Stripe's adapter reads webhooks and meters usage; checkouts are made at the sandbox only.
+_ADAPTERS = ("sandbox", "stripe")
+
+
 class ProviderUnavailable(Exception):
     """The provider could not be asked, or gave no usable answer: try again later."""
 
@@ -123,7 +127,7 @@ class Provider(Protocol):
 
 def get(name: str) -> Provider:
     """The provider's module; KeyError for a name that is none."""
-    if name not in settings.PROVIDERS:
+    if name not in _ADAPTERS:
         raise KeyError(name)
     return cast(Provider, import_module(f"billing.providers.{name}"))
 
@@ -132,6 +136,9 @@ def in_use(name: str) -> bool:
     """Whether deliveries of this provider are listened to.
 
     The sandbox's are so only where it is the provider of new checkouts: it gives everything
-    away, and settings refuse it off loopback without an explicit word.
+    away, and settings refuse it off loopback without an explicit word. Stripe's are where there
+    is a secret to verify them with.
     """
+    if name == "stripe":
+        return bool(settings.STRIPE_WEBHOOK_SECRET)
     return bool(name == settings.PAYMENT_PROVIDER)

@@ -58,3 +58,25 @@ class SandboxDelivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.id}"
+
+
+class SandboxMeterEvent(models.Model):
+    """Usage that arrived at the sandbox's meter; an id counts once."""
+
+    id = models.CharField(primary_key=True, max_length=100)
+    customer_id = models.CharField(max_length=40)
+    name = models.CharField(max_length=100)
+    units = models.BigIntegerField()
+    at = models.DateTimeField(help_text="When it was used, as the seller says.")
+    metadata = models.JSONField(default=dict)
+    received_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-received_at", "-at"]
+        indexes = [
+            models.Index(fields=["customer_id", "name", "at"], name="sandboxmeterevent_total"),
+            models.Index(fields=["-received_at", "-at"], name="sandboxmeterevent_latest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.units} of {self.name}"

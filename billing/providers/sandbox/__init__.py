@@ -6,9 +6,8 @@ its own clock and its own hosted page, and tells us by signed webhooks over HTTP
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from django.conf import settings
 from django.utils import timezone
@@ -23,6 +22,7 @@ from billing.providers import (
     Session,
     Subject,
     SubscriptionState,
+    bodies,
 )
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxOrder
@@ -78,7 +78,7 @@ def verify(headers: Mapping[str, str], body: bytes) -> Delivery:
     except (WebhookVerificationError, ValueError, TypeError) as error:
         raise Forged(str(error) or type(error).__name__) from error
     external_id = next(value for name, value in headers.items() if name.lower() == "webhook-id")
-    payload = _storable(body)
+    payload = bodies.parse(body)
     delivery_type = payload.get("type")
     if not isinstance(delivery_type, str) or len(delivery_type) > 120 or len(external_id) > 255:
         raise Forged("The body names no type, or names are too long.")
@@ -90,23 +90,6 @@ def subject(delivery_type: str, payload: dict[str, Any]) -> Subject | None:
     if not delivery_type.startswith(orders.TYPES) or not isinstance(data, dict):
         return None
     return Subject(str(data.get("reference", "")), str(data.get("subscription_id", "")))
-
-
-def _storable(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object that Postgres can store: no NaN, NUL or lone surrogate."""
-    try:
-        payload = json.loads(body, parse_constant=_refuse)
-        text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (ValueError, RecursionError) as error:
-        raise Forged(f"The body is no JSON: {error}") from error
-    if not isinstance(payload, dict) or "\\u0000" in text:
-        raise Forged("The body is no JSON object, or holds a NUL.")
-    return payload
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON.")
 
 
 def _one(**identity: str) -> SandboxOrder:

@@ -1,0 +1,130 @@
+"""Settles shipments whose outcome was never heard while the provider still knew their id.
+
+Sent again they might count twice, left alone not at all. The provider is asked: about each by
+its id where it can be, else about its sum of the hour, compared with what is known to have
+arrived. What that doesn't settle beyond doubt is held for staff.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import structlog
+from django.db.models import Q, QuerySet, Sum
+
+from billing.models import Shipment
+from billing.providers import ProviderUnavailable, metering
+from billing.providers.metering import MeterEvent, Metering
+
+log = structlog.get_logger(__name__)
+
+State = Shipment.State
+_HOUR = timedelta(hours=1)
+_ASK_AGAIN = timedelta(minutes=10)
+
+
+def event_of(row: Shipment, at: datetime | None) -> MeterEvent:
+    """What the provider is told of a shipment."""
+    dimensions: dict[str, str] = json.loads(row.dimensions) if row.dimensions else {}
+    return MeterEvent(
+        id=row.event_id,
+        customer_id=row.customer_id,
+        name=row.event_name,
+        units=row.units,
+        at=at,
+        metadata={
+            "api": row.api,
+            "operation": row.operation,
+            "terms": row.terms_id,
+            "period": f"{row.period_start:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        | {name: str(value) for name, value in dimensions.items()},
+    )
+
+
+def settle(provider: str, doubtful: Iterable[Shipment], now: datetime) -> None:
+    """Asks what became of them; each is then sent, pending again, held, or asked about later."""
+    asked = metering.get(provider)
+    by_hour: defaultdict[tuple[str, str, datetime], list[Shipment]] = defaultdict(list)
+    for row in doubtful:
+        try:
+            found = asked.find(row.event_id)
+        except ProviderUnavailable as error:
+            _postpone([row], str(error), now)
+            continue
+        if found is None:
+            hour = row.at.replace(minute=0, second=0, microsecond=0)
+            by_hour[row.customer_id, row.meter, hour].append(row)
+        elif found:
+            _arrived([row], now)
+        else:
+            _send_again([row], now)
+    for (customer_id, meter, hour), rows in by_hour.items():
+        everything = Shipment.objects.filter(
+            provider=provider,
+            customer_id=customer_id,
+            meter=meter,
+            at__gte=hour,
+            at__lt=hour + _HOUR,
+        )
+        _settle_by_total(asked, everything, rows, hour, now)
+
+
+def _settle_by_total(
+    asked: Metering,
+    everything: QuerySet[Shipment],
+    rows: list[Shipment],
+    hour: datetime,
+    now: datetime,
+) -> None:
+    unsure = Q(unsure_since__isnull=False)
+    younger = unsure & Q(unsure_since__gt=now - asked.LIMITS.remembers)
+    if everything.filter(younger, state=State.UNKNOWN).exists():
+        _postpone(rows, "Others of that hour are still on their way.", now)
+        return
+    sums = everything.aggregate(
+        sent=Sum("units", filter=Q(state=State.SENT, undated=False), default=0),
+        unsure=Sum("units", filter=unsure, default=0),
+    )
+    first = rows[0]
+    try:
+        counted = asked.total(first.customer_id, first.event_name, hour, hour + _HOUR)
+    except ProviderUnavailable as error:
+        _postpone(rows, str(error), now)
+        return
+    if counted == sums["sent"]:
+        _send_again(rows, now)
+    elif counted == sums["sent"] + sums["unsure"]:
+        _arrived(rows, now)
+    else:
+        _unsure(rows).update(
+            state=State.HELD,
+            reason=f"{first.provider} counts {counted:,} units in that hour; {sums['sent']:,} are "
+            f"known to have arrived, {sums['unsure']:,} may have.",
+        )
+        log.warning("shipping.doubt_held", shipments=len(rows), provider=first.provider)
+
+
+def _arrived(rows: list[Shipment], now: datetime) -> None:
+    _unsure(rows).update(state=State.SENT, sent_at=now, reason="", unsure_since=None)
+
+
+def _send_again(rows: list[Shipment], now: datetime) -> None:
+    """Of what has surely not arrived; found due at the next run, which looks at its age."""
+    _unsure(rows).update(
+        state=State.PENDING,
+        reason="",
+        unsure_since=None,
+        next_attempt_at=now + timedelta(seconds=1),
+    )
+
+
+def _postpone(rows: list[Shipment], reason: str, now: datetime) -> None:
+    _unsure(rows).update(reason=reason[:300], next_attempt_at=now + _ASK_AGAIN)
+
+
+def _unsure(rows: list[Shipment]) -> QuerySet[Shipment]:
+    return Shipment.objects.filter(pk__in=[row.pk for row in rows], state=State.UNKNOWN)
