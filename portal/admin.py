@@ -1,5 +1,25 @@
 """Django looks here for the admin; the staff's rooms are in `portal/staff/`."""
 
-from portal.staff import allowances, apis, bookkeeping, customers, keys, payments, plans, tokens
+from portal.staff import (
+    allowances,
+    apis,
+    bookkeeping,
+    customers,
+    keys,
+    payments,
+    plans,
+    shipping,
+    tokens,
+)
 
-__all__ = ["allowances", "apis", "bookkeeping", "customers", "keys", "payments", "plans", "tokens"]
+__all__ = [
+    "allowances",
+    "apis",
+    "bookkeeping",
+    "customers",
+    "keys",
+    "payments",
+    "plans",
+    "shipping",
+    "tokens",
+]

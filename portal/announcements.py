@@ -20,7 +20,8 @@ from django.db import connection
 from django.db.models import Model
 from django.urls import reverse
 
-from billing.models import BillingEvent, EnterpriseRequest
+from billing import money
+from billing.models import BillingEvent, EnterpriseRequest, Reconciliation
 from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
 from portal import mails, verification
@@ -30,6 +31,7 @@ from portal.roles import GRANTED, Capability
 log = structlog.get_logger(__name__)
 
 BATCH = 100
+LINES_IN_A_MAIL = 50
 RETRY_AFTER = timedelta(minutes=1)
 GIVE_UP_AFTER = timedelta(days=3)
 LOCK = "portal.announcements"
@@ -103,6 +105,8 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
         yield Announcement(
             wish, "announced_at", wish.created_at, partial(_enterprise_request, wish)
         )
+    for found in Reconciliation.objects.filter(announced_at=None).order_by("at")[:BATCH]:
+        yield Announcement(found, "announced_at", found.at, partial(_reconciliation, found))
 
 
 def _address_code(request: AddressCode, now: datetime) -> mails.Mail:
@@ -155,6 +159,28 @@ def _enterprise_request(wish: EnterpriseRequest) -> mails.Mail | None:
     if not settings.STAFF_EMAIL:
         return None
     return mails.compose("staff/enterprise_request", [settings.STAFF_EMAIL], {"wish": wish})
+
+
+def _reconciliation(found: Reconciliation) -> mails.Mail | None:
+    if not found.differing or not settings.STAFF_EMAIL:
+        return None
+    differing = found.lines.filter(differs=True).select_related("subscription__account")
+    lines = [
+        {
+            "account": line.subscription.account.name,
+            "meter": line.meter,
+            "period_start": line.period_start,
+            "ledger_units": f"{line.ledger_units:,}",
+            "provider_units": f"{line.provider_units or 0:,}",
+            "difference": line.difference,
+            "difference_text": f"{line.difference or 0:+,}",
+            "cost": money.text(line.difference_minor, line.currency),
+            "note": line.note,
+        }
+        for line in differing[:LINES_IN_A_MAIL]
+    ]
+    context = {"found": found, "provider": found.provider.title(), "lines": lines}
+    return mails.compose("staff/reconciliation", [settings.STAFF_EMAIL], context)
 
 
 def _key_holders(account: Account) -> list[str]:

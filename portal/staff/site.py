@@ -10,10 +10,11 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.admin import AdminSite
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, URLResolver, path, reverse
 
-from billing.models import EnterpriseRequest, ProviderEvent
+from billing.models import EnterpriseRequest, ProviderEvent, Reconciliation, Shipment
 from gateway.models import QuarantinedEntry
 from keys import issuance
 from keys.models import ApiKey
@@ -31,6 +32,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "billing.Subscription",
         "billing.Checkout",
         "billing.BillingEvent",
+        "billing.Shipment",
+        "billing.Reconciliation",
+        "billing.SandboxMeterEvent",
     ),
     "APIs and usage": (
         "gateway.Api",
@@ -49,6 +53,9 @@ NAMES = {
     "auditlog.LogEntry": "Audit log",
     "billing.BillingEvent": "Billing history",
     "gateway.CounterCorrection": "Corrected counters",
+    "billing.Reconciliation": "Reconciliations with providers",
+    "billing.SandboxMeterEvent": "Sandbox’s meter",
+    "billing.Shipment": "Shipments of usage",
     "gateway.RefusalRollup": "Refusals by minute",
     "gateway.UsageRollup": "Usage by quarter hour",
     "keys.KeyEvent": "Key history",
@@ -142,6 +149,10 @@ def _entry(name: str, url_name: str) -> dict[str, Any]:
     }
 
 
+def _latest_reconciliations() -> QuerySet[Reconciliation]:
+    return Reconciliation.objects.order_by("provider", "-at").distinct("provider")
+
+
 def waiting(request: HttpRequest) -> list[dict[str, Any]]:
     """What asks for a member of staff, with the way there; only what is not zero."""
     asked = (
@@ -158,6 +169,20 @@ def waiting(request: HttpRequest) -> list[dict[str, Any]]:
             "provider event given up",
             "provider events given up",
             reverse("admin:billing_providerevent_changelist") + "?standing=dead",
+        ),
+        (
+            "billing.view_shipment",
+            Shipment.objects.filter(state__in=("refused", "held")).count(),
+            "shipment of usage refused or held",
+            "shipments of usage refused or held",
+            reverse("admin:billing_shipment_changelist") + "?state__in=refused%2Cheld",
+        ),
+        (
+            "billing.view_reconciliation",
+            sum(found.differing > 0 for found in _latest_reconciliations()),
+            "provider counts other than the ledger",
+            "providers count other than the ledger",
+            reverse("admin:billing_reconciliation_changelist"),
         ),
         (
             "gateway.view_quarantinedentry",
