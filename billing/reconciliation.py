@@ -53,11 +53,8 @@ def in_use() -> list[str]:
     return sorted(found.values_list("provider", flat=True).distinct())
 
 
-def reconcile(provider: str, now: datetime) -> Reconciliation | None:
-    """Asks the provider and writes the comparison; None where there is nothing to compare.
-
-    Not for use in a transaction.
-    """
+def reconcile(provider: str, now: datetime) -> Reconciliation:
+    """Asks the provider and writes the comparison. Not for use in a transaction."""
     until = (now - _SETTLED_AFTER).replace(minute=0, second=0, microsecond=0)
     lines: list[ReconciliationLine] = []
     unanswered = 0
@@ -65,8 +62,6 @@ def reconcile(provider: str, now: datetime) -> Reconciliation | None:
         line = _line(account, until, ask=unanswered < _PATIENCE)
         unanswered = unanswered + 1 if line.provider_units is None else 0
         lines.append(line)
-    if not lines:
-        return None
     with transaction.atomic():
         found = Reconciliation.objects.create(
             provider=provider,

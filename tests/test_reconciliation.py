@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from django.core import mail
 from django.urls import reverse
+from django.utils import timezone
 
 from billing import reconciliation, shipping
 from billing.models import Reconciliation, ReconciliationLine, Shipment
@@ -87,7 +88,7 @@ def test_units_that_the_provider_lost_are_found_and_priced(pro, at_stripe):
     use(subscription, NOON, units={"calls": 100_500})
     use(subscription, NOON + HOUR, units={"calls": 2_500})
     ship(at_stripe, "stripe", NOON + HOUR + MINUTE)
-    at_stripe.events.pop()
+    at_stripe.events = [event for event in at_stripe.events if event.value != 2_500]
 
     found = reconciliation.reconcile("stripe", NOON + 5 * HOUR)
 
@@ -116,17 +117,20 @@ def test_what_is_missing_in_the_ledger_is_found(pro, at_stripe):
 
 
 def test_a_difference_says_what_of_it_is_held_or_waits(pro, at_stripe):
-    use(subscribe("stripe", pro), NOON, calls=4)
-    shipping.collect(NOON + MINUTE)
-    use(subscribe("stripe", pro, "cus_gone"), NOON, calls=2)
-    at_stripe.faults.append(429)
+    subscription = subscribe("stripe", pro)
+    use(subscription, NOON, calls=1)
     ship(at_stripe, "stripe", NOON + MINUTE)
+    at_stripe.customers.clear()
+    use(subscription, NOON + 2 * MINUTE, calls=2)
+    ship(at_stripe, "stripe", NOON + 3 * MINUTE)
+    use(subscription, NOON + 4 * MINUTE, calls=4)
+    at_stripe.faults.append(429)
+    ship(at_stripe, "stripe", NOON + 5 * MINUTE)
 
-    found = reconciliation.reconcile("stripe", NOON + 5 * HOUR)
+    line = reconciliation.reconcile("stripe", NOON + 5 * HOUR).lines.get()
 
-    notes = dict(found.lines.values_list("ledger_units", "note"))
-    assert notes[4] == "4 pending"
-    assert found.lines.get(ledger_units=4).waiting_units == 4
+    assert (line.ledger_units, line.provider_units, line.waiting_units) == (7, 1, 6)
+    assert line.note == "4 pending, 2 refused"
 
 
 def test_what_staff_wrote_off_is_no_difference(pro, at_stripe):
@@ -195,9 +199,14 @@ def test_a_provider_that_is_away_is_not_asked_about_everybody(pro, at_stripe):
     assert len(at_stripe.requests) == 3
 
 
-def test_nothing_at_a_provider_is_nothing_to_compare():
-    assert reconciliation.reconcile("stripe", NOON) is None
+def test_only_providers_with_subscriptions_are_compared(pro):
     assert reconciliation.in_use() == []
+
+    subscribe("stripe", pro)
+    subscribe("none", pro, "")
+
+    assert reconciliation.in_use() == ["stripe"]
+    assert reconciliation.reconcile("stripe", NOON).lines_count == 0
 
 
 # ------------------------------------------------------------------ telling staff
@@ -258,7 +267,7 @@ def test_staff_see_what_was_refused_and_replay_it(pro, at_stripe, desk):
     page = desk.get(reverse("admin:billing_shipment_change", args=[refused[0].pk]))
     asked = desk.get(reverse("admin:billing_shipment_deed", args=["replay"]), {"pk": refused[0].pk})
     deed(desk, "replay", *refused)
-    shipping.send("stripe", NOON + 8760 * 10 * HOUR)
+    shipping.send("stripe", timezone.now())
 
     assert "shipments of usage refused or held" in index
     assert "No such customer: &#x27;cus_gone&#x27;" in listed.content.decode()

@@ -1,15 +1,20 @@
 """What is in the ledger arrives at the provider once, whatever the provider does meanwhile."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from datetime import timedelta
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 import stripe
+from django.db import connection
 from django.utils import timezone
 
-from billing import doubts, inbox, shipping
-from billing.models import Shipment, ShippingClock
+from billing import doubts, inbox, shipping, tasks
+from billing.models import Reconciliation, Shipment, ShippingClock
 from billing.providers import Forged, metering
 from billing.providers.stripe import webhooks
 from billing.sandbox.models import SandboxMeterEvent, SandboxOrder
@@ -19,6 +24,7 @@ from tests.doubles.server import serving
 from tests.doubles.stripe import Stripe
 from tests.factories import make_plans
 from tests.metered import NEXT_PERIOD, NOON, PERIOD, body_of, states, subscribe, use
+from tests.shop import until, working
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_clean")]
 
@@ -261,6 +267,49 @@ def test_what_another_process_has_claimed_is_left_to_it(plans, at_stripe):
 
     assert shipping.send("stripe", NOON + MINUTE) == 0
     assert not at_stripe.requests
+
+
+RUN = """
+import sys
+from datetime import datetime
+import django
+django.setup()
+from billing import shipping
+now = datetime.fromisoformat(sys.argv[1])
+shipping.collect(now)
+shipping.send("stripe", now)
+"""
+
+
+def test_killed_again_and_again_it_sends_each_unit_once(plans, at_stripe):
+    subscription = subscribe("stripe", plans["pro"])
+    for number in range(40):
+        use(subscription, NOON, calls=1, operation=f"GET /v1/{number}")
+    at_stripe.delay_seconds = 0.1
+    database = urlsplit(os.environ["DATABASE_URL"])
+    name = connection.settings_dict["NAME"]
+    environment = os.environ | {
+        "DATABASE_URL": database._replace(path=f"/{name}").geturl(),
+        "DJANGO_SETTINGS_MODULE": "portal.settings",
+        "STRIPE_API_BASE": at_stripe.url,
+        "STRIPE_SECRET_KEY": at_stripe.key,
+    }
+    now = NOON
+    for requests in (1, 12, 25):
+        now += 10 * MINUTE
+        at_stripe.now = now
+        process = subprocess.Popen([sys.executable, "-c", RUN, now.isoformat()], env=environment)
+        until(lambda requests=requests: len(at_stripe.requests) >= requests, seconds=60)
+        process.kill()
+        process.wait()
+    killed_with = Counter(Shipment.objects.values_list("state", flat=True))
+    at_stripe.delay_seconds = 0
+
+    run(at_stripe, "stripe", now + 10 * MINUTE, now + 40 * MINUTE, every=10 * MINUTE)
+
+    assert killed_with["unknown"] > 0
+    assert at_stripe.total() == 40
+    assert states() == {"sent": 40}
 
 
 # ------------------------------------------------------------------ outages and ages
@@ -514,6 +563,21 @@ def test_the_sandbox_counts_what_arrives_once(plans):
     assert (counted.units, counted.name, counted.at) == (6, "keystile_calls", NOON)
     assert counted.metadata["operation"] == "GET /v1/next/{country}"
     assert states() == {"sent": 6, "refused": 1}
+
+
+def test_a_worker_takes_usage_from_the_ledger_to_the_meter(plans):
+    SandboxOrder.objects.create(
+        id="co_1", reference="r", customer_id="cus_1", amount_minor=1, created_at=NOON
+    )
+    use(subscribe("sandbox", plans["pro"]), timezone.now() - MINUTE, calls=6)
+
+    with working():
+        tasks.collect_shipments.delay()
+        until(SandboxMeterEvent.objects.exists)
+        tasks.reconcile_providers.delay()
+        until(Reconciliation.objects.exists)
+
+    assert SandboxMeterEvent.objects.get().units == 6
 
 
 # ------------------------------------------------------------------ staff

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -90,7 +91,7 @@ class ShipmentAdmin(Facts[Shipment]):
         "at",
         "recorded",
         "attempts",
-        "next_attempt_at",
+        "next_attempt",
         "unsure_since",
         "sent_at",
         "undated",
@@ -146,9 +147,25 @@ class ShipmentAdmin(Facts[Shipment]):
         return format_html("<code>{}</code>, named {}", shipment.event_id, shipment.event_name)
 
     @admin.display(description="recorded, UTC")
-    def recorded(self, shipment: Shipment) -> str:
+    def recorded(self, shipment: Shipment) -> SafeString:
         after, until = shipment.recorded_after, shipment.recorded_until
-        return f"after {after:%Y-%m-%d %H:%M:%S.%f}, up to {until:%Y-%m-%d %H:%M:%S.%f}"
+        asked = {
+            "account": shipment.subscription.account_id,
+            "api": shipment.api,
+            "operation": shipment.operation,
+            "last_day": f"{shipment.at:%Y-%m-%d}",
+        }
+        return format_html(
+            'after {}, up to {}: <a href="{}?{}">the calls</a>',
+            f"{after:%Y-%m-%d %H:%M:%S.%f}",
+            f"{until:%Y-%m-%d %H:%M:%S.%f}",
+            reverse("admin:ledger"),
+            urlencode(asked),
+        )
+
+    @admin.display(description="next attempt", empty_value="–")
+    def next_attempt(self, shipment: Shipment) -> datetime | None:
+        return shipment.next_attempt_at if shipment.state in shipping.WAITING else None
 
 
 @admin.register(SandboxMeterEvent)
@@ -235,6 +252,8 @@ class ReconciliationAdmin(Facts[Reconciliation]):
 
     @admin.display(description="outcome", ordering="differing")
     def standing(self, found: Reconciliation) -> SafeString:
+        if not found.lines_count:
+            return tag("nothing to compare")
         if not found.differing:
             return tag("agrees", "ok")
         return tag(
