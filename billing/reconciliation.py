@@ -189,7 +189,8 @@ def _counted(account: _Account, until: datetime) -> int:
 def _cost(account: _Account, difference: int) -> int:
     """Minor units: what our units cost less what the provider's do.
 
-    Which terms the units that differ were used under nobody knows: the latest are supposed.
+    Which terms and operation the units that differ were of nobody knows: supposed are the latest
+    terms, and the price that holds for all operations.
     """
     if not difference or not account.units_by_terms:
         return 0
@@ -199,12 +200,21 @@ def _cost(account: _Account, difference: int) -> int:
         return 0
     units = account.units_by_terms[terms_id]
     theirs = max(0, units - difference)
-    return _amount(price, account.meter, units) - _amount(price, account.meter, theirs)
+    amounts = [
+        sum(
+            line.amount_minor
+            for line in rating.rate(price, [_anyhow(terms_id, account.meter, counted)])
+            if line.meter == account.meter
+        )
+        for counted in (units, theirs)
+    ]
+    return amounts[0] - amounts[1]
 
 
-def _amount(price: rating.Price, meter: str, units: int) -> int:
-    lines = rating.rate(price, [(meter, units)])
-    return sum(line.amount_minor for line in lines if line.meter == meter)
+def _anyhow(terms_id: str, meter: str, units: int) -> usage.PricedUnits:
+    return usage.PricedUnits(
+        terms_id=terms_id, api="", operation="", meter=meter, dimensions={}, units=units
+    )
 
 
 def _minute(moment: datetime) -> datetime:
