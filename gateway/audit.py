@@ -7,7 +7,6 @@ have the digests of them (docs/ledger.md).
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -128,7 +127,7 @@ class Audit:
             held = next(by_hour, None)
 
     def _of_hour(self, hour: LedgerHour, previous: str, entries: Iterable[Entry]) -> Iterator[str]:
-        sums, unreadable = chain.Sums(_dimensions(hour.totals)), 0
+        sums, unreadable = chain.Sums(_declared(hour.totals)), 0
         for entry in entries:
             self.entries += 1
             try:
@@ -204,12 +203,9 @@ def _months_of(hour: LedgerHour) -> Iterator[date]:
         yield date(number // 12, number % 12 + 1, 1)
 
 
-def _dimensions(totals: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """By meter, the metadata that the totals are split by, whatever the meter says today."""
-    names: defaultdict[str, set[str]] = defaultdict(set)
+def _declared(totals: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """By meter, the dimensions that it had when the hour was closed."""
     try:
-        for total in totals:
-            names[total["meter"]].update(total["dimensions"])
+        return {total["meter"]: list(total["split_by"]) for total in totals}
     except (KeyError, TypeError):
         return {}  # nobody's totals; those of the entries will be different
-    return {meter: sorted(held) for meter, held in names.items()}

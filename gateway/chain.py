@@ -23,7 +23,8 @@ from django.db import connection, transaction
 from django.db.models import Min, QuerySet
 
 from gateway import cloudevents, recording
-from gateway.cloudevents import HOUR, Entry, canonical
+from gateway.cloudevents import HOUR, Entry
+from gateway.entries import dimensions
 from gateway.models import LedgerClosing, LedgerHour, Meter, UsageEvent
 from keys.models import ApiKey
 
@@ -88,14 +89,14 @@ def floor(at: datetime) -> datetime:
 class Sums:
     """What an hour swears to about its entries, which are added in their order.
 
-    dimensions: by meter, the names of metadata by which its usage is summed
+    declared: by meter, the dimensions that its usage is summed by
     """
 
-    def __init__(self, dimensions: Mapping[str, list[str]]) -> None:
+    def __init__(self, declared: Mapping[str, list[str]]) -> None:
         self.entries = 0
         self.earliest_admitted_at = self.latest_admitted_at = datetime.min.replace(tzinfo=UTC)
         self._digest = hashlib.sha256()
-        self._dimensions = dimensions
+        self._declared = declared
         self._groups: dict[tuple[str, ...], list[int]] = {}
 
     def add(self, entry: Entry) -> None:
@@ -108,7 +109,7 @@ class Sums:
             return
         period = cloudevents.moment(entry.period_start)
         for meter, units in _used(entry):
-            split = self._split(meter, entry.metadata)
+            split = dimensions(entry.metadata, self._declared.get(meter, ()))
             key = (period, entry.terms_id, entry.api, entry.operation, meter, split)
             group = self._groups.setdefault(key, [0, 0, 0])
             group[0] += 1
@@ -121,7 +122,9 @@ class Sums:
 
     @property
     def totals(self) -> list[dict[str, Any]]:
-        """Live usage, sorted by what it is summed by."""
+        """Live usage, sorted by what it is summed by. `split_by`: what dimensions might have been
+        there, without which nobody could sum again what has none.
+        """
         return [
             {
                 "period": period,
@@ -129,7 +132,8 @@ class Sums:
                 "api": api,
                 "operation": operation,
                 "meter": meter,
-                "dimensions": json.loads(split),
+                "dimensions": json.loads(split or "{}"),
+                "split_by": sorted(self._declared.get(meter, ())),
                 "events": events,
                 "units": units,
                 "billable": billable,
@@ -138,12 +142,6 @@ class Sums:
                 self._groups.items()
             )
         ]
-
-    def _split(self, meter: str, metadata: Mapping[str, str]) -> str:
-        names = self._dimensions.get(meter)
-        if not names or not metadata:
-            return "{}"
-        return canonical({name: metadata[name] for name in names if name in metadata})
 
 
 def _used(entry: Entry) -> Iterator[tuple[str, int]]:
@@ -172,10 +170,10 @@ def _alone() -> Iterator[bool]:
 
 def _close_before(end: datetime, now: datetime) -> int:
     hour = closed_until() or _next_recorded(datetime.min.replace(tzinfo=UTC), end)
-    dimensions = dict(Meter.objects.values_list("name", "dimensions"))
+    declared = dict(Meter.objects.exclude(dimensions=[]).values_list("name", "dimensions"))
     closed = 0
     while hour < end:
-        found = list(_hours(hour, dimensions, now))
+        found = list(_hours(hour, declared, now))
         following = hour + HOUR if found else _next_recorded(hour, end)
         with transaction.atomic():
             LedgerHour.objects.bulk_create(found, batch_size=500)
@@ -189,12 +187,12 @@ def _close_before(end: datetime, now: datetime) -> int:
     return closed
 
 
-def _hours(hour: datetime, dimensions: Mapping[str, list[str]], now: datetime) -> Iterator[Any]:
+def _hours(hour: datetime, declared: Mapping[str, list[str]], now: datetime) -> Iterator[Any]:
     """The hour of each account that has entries in it, chained and not yet stored."""
     recorded = UsageEvent.objects.filter(recorded_at__gte=hour, recorded_at__lt=hour + HOUR)
     rows = stream(recorded.order_by("account_id", "recorded_at", "id"))
     for account_id, entries in groupby(rows, key=attrgetter("account_id")):
-        sums = Sums(dimensions)
+        sums = Sums(declared)
         for entry in entries:
             sums.add(entry)
         before = LedgerHour.objects.filter(account_id=account_id).order_by("-hour").first()

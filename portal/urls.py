@@ -12,6 +12,7 @@ from portal import (
     billing_pages,
     dashboard,
     docs,
+    export_pages,
     key_pages,
     leak_pages,
     pages,
@@ -23,6 +24,7 @@ from portal import (
 from portal.api import access as api_access
 from portal.api import events as api_events
 from portal.api import keys as api_keys
+from portal.api import usage as api_usage
 from portal.api.schema import Schema
 from portal.demo import mailbox
 from portal.try_it import TryIt
@@ -70,6 +72,18 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("dashboard/billing/resume/", billing_pages.billing_resume, name="billing_resume"),
     path("dashboard/billing/spend-cap/", billing_pages.billing_spend_cap, name="billing_spend_cap"),
     path("dashboard/billing/overage/", billing_pages.billing_overage, name="billing_overage"),
+    # usage
+    path("dashboard/usage/export/", export_pages.export_page, name="usage_export"),
+    path(
+        "dashboard/usage/export/<uuid:export_id>/file",
+        export_pages.export_file,
+        name="usage_export_file",
+    ),
+    path(
+        "dashboard/usage/export/<uuid:export_id>/",
+        export_pages.export_progress,
+        name="usage_export_progress",
+    ),
     # keys
     path("dashboard/keys/", key_pages.key_list, name="keys"),
     path("dashboard/keys/create/", key_pages.key_create, name="key_create"),
@@ -111,6 +125,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/keys/<uuid:key_id>/rotate", api_keys.RotateKey.as_view(), name="api_key_rotate"),
     path("api/v1/keys/<uuid:key_id>/revoke", api_keys.RevokeKey.as_view(), name="api_key_revoke"),
     path("api/v1/events", api_events.Events.as_view(), name="api_events"),
+    path("api/v1/usage", api_usage.Usage.as_view(), name="api_usage"),
+    path("api/v1/usage/export", api_usage.UsageExport.as_view(), name="api_usage_export"),
     re_path(r"^api/", api_access.NothingHere.as_view()),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
     re_path(r"^gateway/", GatewayView.as_view(), name="gateway"),

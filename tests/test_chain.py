@@ -154,10 +154,24 @@ def test_totals_are_what_live_calls_used_by_meter_and_dimension():
         "operation": "GET /v1/next/{country}",
         "meter": "calls",
         "dimensions": {},
+        "split_by": [],
         "events": 4,
         "units": 3,
         "billable": 2,
     }
+
+
+def test_dimensions_too_long_to_be_any_are_nothing_here_either():
+    Meter.objects.create(name="tokens", label="tokens", dimensions=["model", "prompt"])
+    prose = {"model": "large", "prompt": "x" * 900}
+    record(NINE, call(units={"tokens": 5}, meta=prose), call(units={"tokens": 2}, meta={"model": "m"}))
+
+    chain.close_hours(NINE + HOUR)
+
+    totals = LedgerHour.objects.get().totals
+    split = {total["units"]: total["dimensions"] for total in totals if total["meter"] == "tokens"}
+    assert split == {5: {}, 2: {"model": "m"}}
+    assert faults() == []
 
 
 def test_totals_hold_when_a_meter_is_split_differently_later():

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
 CONTENT_TYPE = "application/problem+json"
+SECONDS_TO_WAIT = 10
 
 PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_json": (400, "The body is not JSON in UTF-8 of the form that is asked for."),
@@ -33,6 +34,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "too_many_events": (413, "A request reports up to 1000 uses. Send the others in another one."),
     "unsupported_media_type": (415, "Send application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used for another request."),
+    "exports_running": (429, "Other exports are still running. Wait until one has ended."),
     "rate_limited": (429, "Too many requests. Wait for Retry-After seconds."),
 }
 CODES = {  # of DRF's exceptions, where ours differ
@@ -51,6 +53,8 @@ class Problem(exceptions.APIException):
         self.status_code, sentence = PROBLEMS[code]
         super().__init__(detail or sentence, code)
         self.members = members
+        if self.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            self.wait = SECONDS_TO_WAIT  # DRF's handler writes Retry-After from it
 
 
 class FieldProblem(serializers.Serializer[Any]):
