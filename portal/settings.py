@@ -238,6 +238,9 @@ GITHUB_META_URL = env.str(
 if not GITHUB_META_URL.startswith(("http://", "https://")):
     raise ImproperlyConfigured("GITHUB_META_URL must start with https://.")
 
+# Opens /metrics to who is not on this machine: Authorization: Bearer <token>.
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+
 # ------------------------------------------------------------------ gateway
 # How many proxies in front of it may say who the client is (X-Forwarded-For, from the right).
 TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
