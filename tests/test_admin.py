@@ -57,6 +57,7 @@ PAGES = [
             "gateway_meter",
             "gateway_usagerollup",
             "gateway_refusalrollup",
+            "gateway_countercorrection",
             "gateway_quarantinedentry",
             "keys_apikey",
             "keys_keyevent",

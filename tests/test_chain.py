@@ -143,9 +143,9 @@ def test_totals_are_what_live_calls_used_by_meter_and_dimension():
     ]
     assert told == [
         ("calls", {}, 4, 3, 2),
+        ("tokens", {}, 1, 4, 0),
         ("tokens", {"model": "large"}, 2, 502, 502),
         ("tokens", {"model": "small"}, 1, 30, 30),
-        ("tokens", {}, 1, 4, 0),
     ]
     assert hour.totals[0] == {
         "period": "2026-05-01T00:00:00Z",
@@ -164,7 +164,9 @@ def test_totals_are_what_live_calls_used_by_meter_and_dimension():
 def test_dimensions_too_long_to_be_any_are_nothing_here_either():
     Meter.objects.create(name="tokens", label="tokens", dimensions=["model", "prompt"])
     prose = {"model": "large", "prompt": "x" * 900}
-    record(NINE, call(units={"tokens": 5}, meta=prose), call(units={"tokens": 2}, meta={"model": "m"}))
+    record(
+        NINE, call(units={"tokens": 5}, meta=prose), call(units={"tokens": 2}, meta={"model": "m"})
+    )
 
     chain.close_hours(NINE + HOUR)
 

@@ -130,7 +130,7 @@ class QuarantinedEntryAdmin(Facts[QuarantinedEntry]):
 class CounterCorrectionAdmin(OfAccounts[CounterCorrection]):
     """Counters that two comparisons found to differ from the books by the same amount."""
 
-    list_display = ("at", "account", "counter", "counted", "booked", "difference")
+    list_display = ("at", "account", "difference", "counted", "booked", "counter")
     list_filter = ("at",)
     search_fields = ("account_id__exact", "counter__exact")
     search_help_text = "Id of an account, or the counter’s name."
@@ -144,7 +144,7 @@ class CounterCorrectionAdmin(OfAccounts[CounterCorrection]):
 
 def _in_words(entry: Entry) -> str:
     account = Account.objects.filter(pk=entry.account_id).first()
-    units = ", ".join(f"{units:,} {meter}" for meter, units in entry.units.items()) or "no units"
+    units = ", ".join(f"{meter} {units:,}" for meter, units in entry.units.items()) or "no units"
     return format_html(
         "{} {}, {}, status {}, admitted {} UTC, of {}: {}, {}",
         entry.api,

@@ -1,4 +1,4 @@
-"""The ledger in the admin: calls as they were recorded, newest first.
+"""The ledger in the admin: calls as they were recorded, newest first, and those on their way.
 
 Django's admin has no pages for a table with a composite key. This one reads on from where the
 last page ended, counts nothing and gives up after some seconds: the table has a row per call.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
+import structlog
 from django import forms
 from django.contrib.admin import site
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -19,10 +20,15 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from psycopg.errors import QueryCanceled
+from redis.exceptions import RedisError
 
-from gateway.models import Api, UsageEvent
+from gateway import counters, ledger
+from gateway.models import Api, QuarantinedEntry, UsageEvent
+from keys import records
 from keys.models import ApiKey
 from portal.models import Account
+
+log = structlog.get_logger(__name__)
 
 ROWS_PER_PAGE = 100
 SEARCH_TIMEOUT = timedelta(seconds=5)
@@ -36,6 +42,37 @@ STATUSES = (
     ("5", "5xx"),
     ("0", "abandoned"),
 )
+
+
+class OnTheWay(NamedTuple):
+    """Calls that are not in the ledger yet.
+
+    waiting:     settled, in the stream
+    lag_seconds: for how long the oldest of them has waited
+    open:        running, or left by a gateway that died
+    differing:   counters that the last check found to differ from the books
+    """
+
+    waiting: int
+    lag_seconds: float
+    open: int
+    differing: int
+
+
+def on_the_way() -> OnTheWay | None:
+    """All partitions together; None while Redis is away."""
+    redis = records.connection()
+    try:
+        lags = [ledger.lag(partition) for partition in records.PARTITIONS]
+        return OnTheWay(
+            waiting=sum(lag.entries for lag in lags),
+            lag_seconds=max(lag.seconds for lag in lags),
+            open=sum(redis.hlen(records.open_name(partition)) for partition in records.PARTITIONS),
+            differing=sum(len(counters.sightings(partition)) for partition in records.PARTITIONS),
+        )
+    except RedisError as error:
+        log.warning("ledger.lag_unavailable", reason=str(error))
+        return None
 
 
 class Position(NamedTuple):
@@ -160,6 +197,8 @@ def page(request: HttpRequest) -> HttpResponse:
         "rows": [{"event": event, "account": accounts.get(event.account_id)} for event in events],
         "older": older,
         "is_first": position is None,
+        "on_the_way": on_the_way(),
+        "quarantined": QuarantinedEntry.objects.filter(closed_at=None).count(),
         "newest": "?" + asked.urlencode(),
     }
     return TemplateResponse(request, "admin/ledger.html", context)

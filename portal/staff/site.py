@@ -60,6 +60,8 @@ NAMES = {
     "gateway.UsageRollup": "Usage by quarter hour",
     "keys.KeyEvent": "Key history",
 }
+# By then usage is late: the drain goes by every second.
+LATE_SECONDS = 60
 # auditlog's pages search a user's first and last name, which ours don't have.
 REPLACED = {"auditlog.admin"}
 
@@ -155,6 +157,8 @@ def _latest_reconciliations() -> QuerySet[Reconciliation]:
 
 def waiting(request: HttpRequest) -> list[dict[str, Any]]:
     """What asks for a member of staff, with the way there; only what is not zero."""
+    on_the_way = ledger.on_the_way()
+    is_late = on_the_way and on_the_way.lag_seconds >= LATE_SECONDS
     asked = (
         (
             "billing.view_enterpriserequest",
@@ -183,6 +187,13 @@ def waiting(request: HttpRequest) -> list[dict[str, Any]]:
             "provider counts other than the ledger",
             "providers count other than the ledger",
             reverse("admin:billing_reconciliation_changelist"),
+        ),
+        (
+            "gateway.view_usagerollup",
+            on_the_way.waiting if on_the_way and is_late else 0,
+            "call waits for the ledger, for more than a minute",
+            "calls wait for the ledger, for more than a minute",
+            reverse("admin:ledger"),
         ),
         (
             "gateway.view_quarantinedentry",
