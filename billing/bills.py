@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from billing import rating, terms
 from gateway.models import Meter
@@ -27,6 +28,25 @@ class Rated:
     used_under: tuple[str, ...]
     line: rating.Line
     price: rating.MeterPrice | None
+
+    @property
+    def key(self) -> tuple[str, str, rating.Filter]:
+        """What tells it from the other lines of a period."""
+        return self.terms_id, self.line.meter, self.line.filter
+
+    @property
+    def looked_through_before(self) -> tuple[rating.Filter, ...]:
+        """Filters of the special prices that units of this line don't match."""
+        filters = [one.filter for one in self.price.in_order] if self.price else []
+        return tuple(takewhile(lambda other: other != self.line.filter, filters))
+
+    def has(self, used: PricedUnits) -> bool:
+        """Whether these units are on the line."""
+        return (
+            used.meter == self.line.meter
+            and used.terms_id in self.used_under
+            and (self.price is None or self.price.filter_of(used) == self.line.filter)
+        )
 
 
 def rate(used: Iterable[PricedUnits], has: terms.Standing) -> list[Rated]:

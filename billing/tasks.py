@@ -6,7 +6,15 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
-from billing import checkout, contracts, inbox, reconciliation, shipping, subscriptions
+from billing import (
+    checkout,
+    contracts,
+    inbox,
+    invoices,
+    reconciliation,
+    shipping,
+    subscriptions,
+)
 from billing.providers import ProviderUnavailable
 from billing.sandbox import deliveries, orders
 
@@ -61,6 +69,19 @@ def advance_account(account_id: str) -> None:
     now = timezone.now()
     subscriptions.advance(UUID(account_id), now)
     contracts.advance(UUID(account_id), now)
+
+
+@shared_task(ignore_result=True)
+def close_invoices() -> None:
+    """Invoices whose period is over, once the ledger's hours that they rest on are closed."""
+    for account_id in invoices.due_to_close():
+        close_invoices_of.delay(str(account_id))
+
+
+@shared_task(ignore_result=True)
+def close_invoices_of(account_id: str) -> None:
+    """A task of its own, so that an account whose usage can't be rated keeps no other waiting."""
+    invoices.close_due(UUID(account_id), timezone.now())
 
 
 @shared_task(ignore_result=True)

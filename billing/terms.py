@@ -16,7 +16,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db.models import Q
 
-from billing import caps, periods, rating
+from billing import caps, opening, periods, rating
 from billing.catalogue import CALLS
 from billing.models import (
     Contract,
@@ -114,13 +114,16 @@ def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
         granted = _of_plan(has.subscription)
     else:
         return _end(account_id, now)
+    boundaries = usage_periods(has, now)
+    opening.run_on(account_id, now)
+    opening.begin(account_id, boundaries)
     return entitlements.apply(
         account_id,
         state=state,
         plan_name=has.plan_name,
         terms_id=terms_id(has),
         terms=_with_allowances(granted, account_id, has, now),
-        periods=usage_periods(has, now),
+        periods=boundaries,
         ends_at=ends_at,
         now=now,
     )
@@ -316,6 +319,7 @@ def _end(account_id: UUID, now: datetime) -> Entitlement | None:
     held = Entitlement.objects.filter(account_id=account_id).first()
     if held is None or held.state == Entitlement.State.ENDED:
         return held
+    opening.run_on(account_id, now)
     return entitlements.apply(
         account_id,
         state=Entitlement.State.ENDED,

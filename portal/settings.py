@@ -323,6 +323,11 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "task": "billing.tasks.reconcile_providers",
         "schedule": crontab(hour="4", minute="10"),
     },
+    "close invoices": {
+        "task": "billing.tasks.close_invoices",
+        "schedule": 300,
+        "options": {"expires": 300},
+    },
     "announce": {"task": "portal.tasks.announce", "schedule": 3, "options": {"expires": 3}},
 }
 if PAYMENT_PROVIDER == "sandbox":

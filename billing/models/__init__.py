@@ -1,6 +1,7 @@
-"""Plans and their frozen versions, checkouts, subscriptions, contracts, the provider inbox."""
+"""Plans and their frozen versions, purchases, contracts, invoices, the provider inbox."""
 
 from billing.models.allowances import CreditGrant, SpendCap
+from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine
 from billing.models.prices import (
     Contract,
     EnterpriseRequest,
@@ -25,6 +26,9 @@ __all__ = [
     "Contract",
     "CreditGrant",
     "EnterpriseRequest",
+    "Invoice",
+    "InvoiceCounter",
+    "InvoiceLine",
     "PastIncluded",
     "Plan",
     "PlanMeter",

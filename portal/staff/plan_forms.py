@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db.models import Field, Model
+from django.db.models import Model
 from django.forms import ModelForm
 
 from billing import money
 from billing.models import Contract, Plan, PlanMeter, PlanVersion
+from billing.models.prices import SPECIAL_PRICES_HELP
 from gateway.models import Api
 
 Priced = TypeVar("Priced", bound=Model)
@@ -34,17 +35,11 @@ class LinesField(forms.CharField):
 
 
 class PricesField(forms.JSONField):
-    """Tiers or special prices as JSON, a list that may be empty; their rules stand with the models.
+    """Tiers or special prices as JSON, a list that may be empty; the models have their rules."""
 
-    name: of the model's field, whose help it shows
-    """
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, help_text: Any) -> None:
         area = forms.Textarea(attrs={"rows": 3, "cols": 60, "spellcheck": "false"})
-        field = PlanMeter._meta.get_field(name)
-        assert isinstance(field, Field)  # noqa: S101  and no relation, which has no help
-        text = field.help_text
-        super().__init__(widget=area, required=False, initial=list, help_text=text)
+        super().__init__(widget=area, required=False, initial=list, help_text=help_text)
 
     def clean(self, value: Any) -> Any:
         given = super().clean(value)
@@ -136,8 +131,8 @@ class VersionForm(PricedForm[PlanVersion]):
 
 
 class MeterTermsForm(ModelForm[PlanMeter]):
-    tiers = PricesField("tiers")
-    special_prices = PricesField("special_prices")
+    tiers = PricesField(PlanMeter._meta.get_field("tiers").help_text)
+    special_prices = PricesField(SPECIAL_PRICES_HELP)
 
     class Meta:
         model = PlanMeter
@@ -153,8 +148,8 @@ class MeterTermsForm(ModelForm[PlanMeter]):
 
 
 class ContractForm(PricedForm[Contract]):
-    tiers = PricesField("tiers")
-    special_prices = PricesField("special_prices")
+    tiers = PricesField(PlanMeter._meta.get_field("tiers").help_text)
+    special_prices = PricesField(SPECIAL_PRICES_HELP)
     apis = ApisField()
 
     class Meta:
