@@ -27,8 +27,8 @@ REFUSAL = {
         "of the account. Ask one of them, or ask the owner for another role."
     ),
     Capability.BILLING: (
-        "Plans are bought, changed and cancelled by an owner, an admin or a billing member "
-        "of the account. Ask one of them, or ask the owner for another role."
+        "Plans are bought, changed and cancelled, and invoices seen, by an owner, an admin or a "
+        "billing member of the account. Ask one of them, or ask the owner for another role."
     ),
 }
 

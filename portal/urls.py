@@ -13,6 +13,7 @@ from portal import (
     dashboard,
     docs,
     export_pages,
+    invoice_pages,
     key_pages,
     leak_pages,
     metrics,
@@ -24,6 +25,7 @@ from portal import (
 )
 from portal.api import access as api_access
 from portal.api import events as api_events
+from portal.api import invoices as api_invoices
 from portal.api import keys as api_keys
 from portal.api import usage as api_usage
 from portal.api.schema import Schema
@@ -86,6 +88,27 @@ urlpatterns: list[URLPattern | URLResolver] = [
         export_pages.export_progress,
         name="usage_export_progress",
     ),
+    path("dashboard/billing/invoices/", invoice_pages.invoice_list, name="invoices"),
+    path(
+        "dashboard/billing/invoices/<uuid:invoice_id>/",
+        invoice_pages.invoice_page,
+        name="invoice",
+    ),
+    path(
+        "dashboard/billing/invoices/<uuid:invoice_id>/file",
+        invoice_pages.invoice_file,
+        name="invoice_file",
+    ),
+    path(
+        "dashboard/billing/invoices/<uuid:invoice_id>/<int:position>/",
+        invoice_pages.line_page,
+        name="invoice_line",
+    ),
+    path(
+        "dashboard/billing/invoices/<uuid:invoice_id>/<int:position>/<str:hour>/",
+        invoice_pages.hour_page,
+        name="invoice_hour",
+    ),
     # keys
     path("dashboard/keys/", key_pages.key_list, name="keys"),
     path("dashboard/keys/create/", key_pages.key_create, name="key_create"),
@@ -129,6 +152,13 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/events", api_events.Events.as_view(), name="api_events"),
     path("api/v1/usage", api_usage.Usage.as_view(), name="api_usage"),
     path("api/v1/usage/export", api_usage.UsageExport.as_view(), name="api_usage_export"),
+    path("api/v1/invoices", api_invoices.Invoices.as_view(), name="api_invoices"),
+    path(
+        "api/v1/invoices/<uuid:invoice_id>",
+        api_invoices.OneInvoice.as_view(),
+        name="api_invoice",
+    ),
+    path("api/v1/invoices/", api_invoices.Invoices.as_view(schema=None)),
     re_path(r"^api/", api_access.NothingHere.as_view()),
     # the DRF door: `/gateway/…` under WSGI, “Try it”
     re_path(r"^gateway/", GatewayView.as_view(), name="gateway"),

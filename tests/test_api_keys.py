@@ -482,7 +482,7 @@ def test_the_openapi_document_is_valid_and_describes_every_operation():
 
     validate(document)
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {
+    assert {path for path in document["paths"] if path.startswith(KEYS)} == {
         KEYS,
         f"{KEYS}/{{key_id}}",
         f"{KEYS}/{{key_id}}/rotate",

@@ -1,6 +1,7 @@
 """An invoice is closed once, has every entry of the ledger once, and never changes."""
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from itertools import pairwise
@@ -10,14 +11,20 @@ from uuid import uuid4
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, OperationalError, connection, transaction
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
 
 from billing import contracts, explanations, invoices, subscriptions, terms
 from billing.models import Contract, Invoice, InvoiceCounter, InvoiceLine, PlanMeter, PlanVersion
 from gateway import chain, recording
 from gateway.entries import Entry
 from gateway.models import LedgerHour, Meter, UsageEvent
-from tests.factories import make_account, make_api, make_plans
+from keys import service_tokens
+from portal.models import Membership
+from tests.factories import make_account, make_api, make_member, make_plans
 from tests.ledger_world import DAY, HOUR, close, closed, lines, month, subscribe, tell, use
+from tests.markup import faults
 from tests.shop import coming_bill
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_clean")]
@@ -454,3 +461,141 @@ def test_an_entry_is_found_on_the_line_of_its_price_only(account, plans):
         4: (1, 4),
         24: (2, 24),
     }
+
+
+# ------------------------------------------------------------------ pages and API
+
+
+@pytest.fixture
+def march(account, plans):
+    """A closed invoice of 12,300 calls in two hours, one of which failed."""
+    subscription = subscribe(account, plans["basic"], MARCH)
+    use(account, MARCH + DAY, 9_000)
+    use(account, MARCH + 2 * DAY, 3_300)
+    use(account, MARCH + 2 * DAY, status=502, billable=False)
+    tell(subscription, APRIL)
+    close(APRIL + HOUR)
+    return closed(account)[0]
+
+
+def browser_of(user):
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def pages_of(invoice):
+    line = invoice.lines.get(meter="calls")
+    return [
+        reverse("invoice", args=[invoice.pk]),
+        reverse("invoice_file", args=[invoice.pk]),
+        reverse("invoice_line", args=[invoice.pk, line.position]),
+        reverse("invoice_hour", args=[invoice.pk, line.position, "2026-03-03T00"]),
+    ]
+
+
+def test_an_invoice_is_taken_apart_down_to_its_calls(account, march):
+    browser = browser_of(account.members.get())
+    invoice, file, line, hour = pages_of(march)
+
+    texts = {path: browser.get(path).content.decode() for path in (invoice, line, hour)}
+
+    assert [faults(text) for text in texts.values()] == [[], [], []]
+    assert line in texts[invoice]
+    assert "$63.80" in texts[invoice]
+    assert hour in texts[line]
+    assert "adds up to the line" in texts[line]
+    assert "agrees with its calls" in texts[hour]
+    assert "3,300" in texts[hour]
+    assert texts[hour].count("GET /v1/countries") == 2
+    listed = browser.get(reverse("invoices")).content.decode()
+    assert invoice in listed
+    assert faults(listed) == []
+    assert reverse("invoices") in browser.get(reverse("billing")).content.decode()
+    assert browser.get(file).json()["lines"][1]["hours"][1]["units"] == 3_300
+
+
+def test_an_hour_that_was_tampered_with_shows(account, march):
+    with connection.cursor() as cursor:
+        changed = json.dumps({"calls": 1}), json.dumps({"calls": 3300})
+        cursor.execute("UPDATE gateway_usageevent SET units = %s WHERE units @> %s", changed)
+
+    page = browser_of(account.members.get()).get(pages_of(march)[-1])
+
+    assert "does not agree with its calls" in page.content.decode()
+
+
+def test_a_month_without_an_invoice_says_when_the_first_one_comes(account):
+    page = browser_of(account.members.get()).get(reverse("invoices")).content.decode()
+
+    assert "No invoice yet" in page
+    assert faults(page) == []
+
+
+def test_outsiders_get_404_and_developers_are_told_whom_to_ask(account, march):
+    outsider = browser_of(make_account(name="Somebody else").members.get())
+    developer = browser_of(make_member(account, Membership.Role.DEVELOPER))
+    accountant = browser_of(make_member(account, Membership.Role.BILLING))
+
+    for path in pages_of(march):
+        assert outsider.get(path).status_code == 404
+        assert developer.get(path).status_code == 403
+        assert accountant.get(path).status_code == 200
+
+
+def test_what_is_no_line_or_hour_of_an_invoice_is_404(account, march):
+    browser = browser_of(account.members.get())
+    position = march.lines.get(meter="calls").position
+
+    for path in (
+        reverse("invoice_line", args=[march.pk, march.lines.get(meter="").position]),
+        reverse("invoice_line", args=[march.pk, 10**12]),
+        reverse("invoice_hour", args=[march.pk, position, "2026-03-03T01"]),
+        reverse("invoice_hour", args=[march.pk, position, "x"]),
+        reverse("invoice", args=[account.invoices.get(state="open").pk]),
+    ):
+        assert browser.get(path).status_code == 404, path
+
+
+def api(account, path, scope="usage:read"):
+    _, text = service_tokens.create(
+        account,
+        name="books",
+        scopes=[scope],
+        expires_at=None,
+        actor=None,
+        address=None,
+        now=timezone.now(),
+    )
+    return Client().get(path, headers={"Authorization": f"Bearer {text}"})
+
+
+def test_the_api_gives_an_invoice_with_the_hours_it_rests_on(account, march):
+    listed = api(account, "/api/v1/invoices").json()
+    answer = api(account, f"/api/v1/invoices/{march.pk}").json()
+
+    assert listed == {
+        "data": [{name: value for name, value in answer.items() if name != "lines"}],
+        "next_cursor": None,
+    }
+    assert (answer["number"], answer["total_minor"], answer["currency"]) == (1, 63_80, "USD")
+    base, usage = answer["lines"]
+    assert (base["meter"], base["amount_minor"], base["hours"]) == ("", 50_00, [])
+    assert usage["period"] == "2026-03-01T00:00:00Z"
+    assert [(hour["hour"], hour["events"], hour["units"]) for hour in usage["hours"]] == [
+        ("2026-03-02T00:00:00Z", 1, 9_000),
+        ("2026-03-03T00:00:00Z", 2, 3_300),
+    ]
+    assert usage["units"] == 12_300
+    assert usage["root"] == invoices.root(usage["hours"])
+
+
+def test_the_api_keeps_invoices_to_their_account_and_scope(account, march, plans):
+    path = f"/api/v1/invoices/{march.pk}"
+    outsider = make_account()
+    subscribe(outsider, plans["basic"], MARCH)
+
+    assert api(outsider, path).status_code == 404
+    assert api(account, path, scope="keys:read").status_code == 403
+    assert api(outsider, "/api/v1/invoices").json()["data"] == []
+    assert api(account, f"/api/v1/invoices?cursor={march.pk}").json()["data"] == []
