@@ -1,7 +1,7 @@
 """The billing page: plan, period, what is included and used, the coming bill, the end.
 
 Every change is billing's own function, asked for by a member who may; this module shows and
-asks first. Shows no invoices yet.
+asks first. Invoices have pages of their own (`invoice_pages`).
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from billing import allowances, catalogue, estimates, money, subscriptions, terms
+from billing import allowances, catalogue, estimates, money, rating, subscriptions, terms
 from billing.models import Checkout, PastIncluded, SpendCap, Subscription
 from billing.models.allowances import MAX_CAP_MINOR
 from billing.providers import ProviderUnavailable
@@ -67,13 +67,14 @@ class Cancel(forms.Form):
 
 
 class SpendCapForm(forms.Form):
-    """An amount in major units of a currency; empty takes the cap away."""
+    """An amount in major units of the price's currency; empty takes the cap away."""
 
     amount = forms.DecimalField(required=False, min_value=0, label="At most, per period")
 
-    def __init__(self, currency: str, *args: Any, **kwargs: Any):
+    def __init__(self, price: rating.Price, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._currency = currency
+        self._currency = currency = price.currency
+        self.counts_dearest = any(meter.special for meter in price.meters)
         self.fields["amount"].help_text = f"In {currency}; empty: no cap."
 
     def clean_amount(self) -> int | None:
@@ -111,7 +112,7 @@ def _cap_form(
         return None
     cap = SpendCap.objects.filter(account_id=request.account.pk).first()
     set_now = money.to_major(cap.cap_minor, priced.currency) if cap else None
-    return SpendCapForm(priced.currency, data, initial={"amount": set_now})
+    return SpendCapForm(priced, data, initial={"amount": set_now})
 
 
 def _page(

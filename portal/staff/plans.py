@@ -9,7 +9,7 @@ from uuid import UUID
 
 from auditlog.registry import auditlog
 from django.contrib import admin, messages
-from django.contrib.admin import TabularInline
+from django.contrib.admin import StackedInline
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Count, Max, Q, QuerySet
@@ -86,7 +86,7 @@ class PlanAdmin(Desk[Plan]):
         return super().has_delete_permission(request, obj)
 
 
-class MeterTermsInline(TabularInline[PlanMeter, PlanVersion]):
+class MeterTermsInline(StackedInline[PlanMeter, PlanVersion]):
     model = PlanMeter
     form = MeterTermsForm
     extra = 0
