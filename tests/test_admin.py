@@ -47,6 +47,7 @@ PAGES = [
             "billing_contract",
             "billing_subscription",
             "billing_checkout",
+            "billing_invoice",
             "billing_billingevent",
             "billing_providerevent",
             "billing_shipment",

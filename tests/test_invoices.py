@@ -21,7 +21,7 @@ from gateway import chain, recording
 from gateway.entries import Entry
 from gateway.models import LedgerHour, Meter, UsageEvent
 from keys import service_tokens
-from portal.models import Membership
+from portal.models import Membership, User
 from tests.factories import make_account, make_api, make_member, make_plans
 from tests.ledger_world import DAY, HOUR, close, closed, lines, month, subscribe, tell, use
 from tests.markup import faults
@@ -513,6 +513,16 @@ def test_an_invoice_is_taken_apart_down_to_its_calls(account, march):
     assert faults(listed) == []
     assert reverse("invoices") in browser.get(reverse("billing")).content.decode()
     assert browser.get(file).json()["lines"][1]["hours"][1]["units"] == 3_300
+
+
+def test_staff_read_invoices_and_write_over_none(march):
+    staff = User.objects.create_superuser("staff@example.com", "a long enough one")
+    path = reverse("admin:billing_invoice_change", args=[march.pk])
+
+    page = browser_of(staff).get(path).content.decode()
+
+    assert "2,300 calls past 10,000" in page
+    assert browser_of(staff).post(path, {"total_minor": 1}).status_code == 403
 
 
 def test_an_hour_that_was_tampered_with_shows(account, march):

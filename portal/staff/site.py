@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "billing.CreditGrant",
         "billing.Subscription",
         "billing.Checkout",
+        "billing.Invoice",
         "billing.BillingEvent",
         "billing.Shipment",
         "billing.Reconciliation",
