@@ -1,26 +1,27 @@
 """The HTTP/1.1 server of the gateway and the site: bytes of a connection in, exchanges out.
 
-Owns what is HTTP at all, the order of pipelined requests, the patience with slow clients; one
-request and its answer are `gateway.exchange`'s. Parses with llhttp (httptools) and runs inside
-uvicorn, which listens and ends processes: `uvicorn --http gateway.wire:Server`. Requests of the
-data plane go to the gateway that the application's lifespan has put into its state
-(`gateway.asgi`), all others to the application.
+Owns the order of pipelined requests and the ends of connections; what of a request is weighed is
+`gateway.heads`', one request and its answer are `gateway.exchange`'s. Parses with llhttp
+(httptools) and runs inside uvicorn, which listens and ends processes: `uvicorn --http
+gateway.wire:Server`. Requests of the data plane go to the gateway that the application's lifespan
+has put into its state (`gateway.asgi`), all others to the application.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.protocols.utils import get_remote_addr, is_ssl
 
+from gateway import heads
 from gateway.exchange import Exchange, Page
 from gateway.intake import Fields, read_fields
-from gateway.problems import STATUS_LINES, Refusal, lines_of
+from gateway.patience import Clock, Patience
+from gateway.problems import STATUS_LINES, Refusal
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -29,48 +30,12 @@ if TYPE_CHECKING:
 
     from gateway.plane import Gateway
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_FIELDS = 256
 PIECE_BYTES = 32 * 1024
 """What comes at once is parsed in pieces of so much, and a request weighed after each of them."""
-MAX_FRAMING_BYTES = 32 * 1024
-MOST_OVERHEAD = 16
-"""Bytes of framing (chunk sizes, extensions, trailers) per byte of a body, on top of those."""
 LINGER_BYTES = 512 * 1024
 """How much of an unread body is taken, for as long as is lingered."""
-TICK_SECONDS = 0.25
 
-VERSIONS = ("1.1", "1.0")
-# Of a trailer llhttp lets them decide what becomes of the connection.
-STEERING = frozenset(b"connection proxy-connection upgrade".split())
-ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
-REQUEST_LINE = re.compile(
-    rb"(GET|HEAD|DELETE) (/[A-Za-z0-9/._~!$&'()*+,;=:@%?-]{0,2000}) HTTP/1\.1"
-)
-
-NOT_HTTP = Refusal("bad_request", "This is not an HTTP/1.1 request.")
-NOT_FOR_US = Refusal("bad_request", "The request target must be a path of the host in Host.")
-NO_UPGRADE = Refusal("bad_request", "Neither Upgrade nor CONNECT is supported.")
-HEAD_TOO_LARGE = Refusal("bad_request", "The request's head is too large.", exact=431)
-WRONG_VERSION = Refusal("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", exact=505)
 TOO_SLOW = Refusal("bad_request", "The request's head did not arrive in time.", exact=408)
-
-
-class Patience(NamedTuple):
-    """How long a client is waited for.
-
-    head:   from the first byte of a request until its head is whole
-    idle:   between an answer and the next request
-    stall:  while it reads nothing of an answer
-    linger: while it goes on sending a body that nobody reads: it can read the answer
-    leave:  after it closed its half: an answer that is near still reaches it
-    """
-
-    head_s: float = 10.0
-    idle_s: float = 75.0
-    stall_s: float = 30.0
-    linger_s: float = 2.0
-    leave_s: float = 0.3
 
 
 class Server(asyncio.Protocol):
@@ -93,7 +58,7 @@ class Server(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self.tasks = server_state.tasks
         self.write_paused = False
-        self.deadline = inf  # for whatever is awaited now; see `_Clock`
+        self.deadline = inf  # for whatever is awaited now; see `gateway.patience`
         self._connections = cast("set[Server]", server_state.connections)
         # None: nothing is read any more, whatever arrives.
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
@@ -122,7 +87,7 @@ class Server(asyncio.Protocol):
         self.client = self.peer[0].encode() if self.peer else b"unknown"
         self.scheme = b"https" if is_ssl(self.transport) else b"http"
         self._connections.add(self)
-        _Clock.start(self.loop, self._connections)
+        Clock.start(self.loop, self._connections)
         self._allow(self.patience.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -183,7 +148,7 @@ class Server(asyncio.Protocol):
         except httptools.HttpParserError:
             self._parser = None
             if self._reading is not None or not self._is_last:
-                self._refuse(NOT_HTTP)
+                self._refuse(heads.NOT_HTTP)
             return
         if is_continued and self._fields is fields_before:
             self._weigh(len(data))
@@ -202,15 +167,13 @@ class Server(asyncio.Protocol):
         """
         if self._parser is None or self._is_last:
             return
-        fields = self._fields
-        asked = [value.lower() for name, value in fields if name == b"upgrade"]
-        if self._queue or asked != [b"h2c"] or self._parser.get_http_version() != "1.1":
-            self._refuse(NO_UPGRADE)
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        head = heads.without_upgrade(method, self._target, version, self._fields)
+        if head is None or self._queue:
+            self._refuse(heads.NO_UPGRADE)
             return
-        line = b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._target)
-        kept = lines_of(field for field in fields if field[0] != b"upgrade")
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"%b%b\r\n%b" % (line, kept, rest))
+        self.data_received(head + rest)
 
     def _learn(self, data: bytes) -> None:
         """Keeps the fields of a request without a body that came alone, for `_repeats`."""
@@ -218,7 +181,7 @@ class Server(asyncio.Protocol):
         line, _, rest = data.partition(b"\r\n")
         is_alone = rest.find(b"\r\n\r\n") == len(rest) - 4
         is_over = self._reading is None and not self._is_last and self._parser is not None
-        if is_alone and is_over and REQUEST_LINE.fullmatch(line):
+        if is_alone and is_over and heads.PLAIN_LINE.fullmatch(line):
             self._fields_text = data[len(line) :]
             self._fields_learned = self._fields
 
@@ -230,7 +193,7 @@ class Server(asyncio.Protocol):
         """
         if self._queue or self._in_head or self._parser is None or self._is_last:
             return False
-        line = REQUEST_LINE.fullmatch(data, 0, len(data) - len(self._fields_text))
+        line = heads.PLAIN_LINE.fullmatch(data, 0, len(data) - len(self._fields_text))
         if line is None:
             return False
         exchange = Exchange(
@@ -251,12 +214,13 @@ class Server(asyncio.Protocol):
         """Ends a request whose head, or the framing of whose body, is out of proportion."""
         self._received += size
         if self._in_head:
-            if self._received > MAX_HEAD_BYTES:
-                self._refuse(HEAD_TOO_LARGE)
+            most = heads.MAX_BYTES
         elif self._reading is not None:
-            allowed = MAX_FRAMING_BYTES + MOST_OVERHEAD * self._reading.body_bytes
-            if self._received > allowed:
-                self._refuse(HEAD_TOO_LARGE)
+            most = heads.most_bytes_of_body(self._reading.body_bytes)
+        else:
+            return
+        if self._received > most:
+            self._refuse(heads.TOO_LARGE)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -275,8 +239,8 @@ class Server(asyncio.Protocol):
             self._fields.append((name, value))
             if name == b"expect":
                 self._expects = value.strip().lower() == b"100-continue"
-        elif name in STEERING and self._reading is not None:
-            self._refuse(NOT_HTTP)
+        elif name in heads.STEERING and self._reading is not None:
+            self._refuse(heads.NOT_HTTP)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -286,12 +250,14 @@ class Server(asyncio.Protocol):
         method, version = parser.get_method(), parser.get_http_version()
         line = b"%b %b HTTP/1.1\r\n" % (method, self._target)
         if not (self._data.startswith(line) and self._target[:1] == b"/"):
-            refusal = self._judge(method, version)
-            if refusal is not None:
-                self._refuse(refusal)
+            came = bytes(self._head + self._data)
+            judged = heads.path_of(method, self._target, version, self._fields, came)
+            if isinstance(judged, Refusal):
+                self._refuse(judged)
                 return
-        if len(self._fields) > MAX_FIELDS:
-            self._refuse(HEAD_TOO_LARGE)
+            self._target = judged
+        if len(self._fields) > heads.MAX_FIELDS:
+            self._refuse(heads.TOO_LARGE)
             return
         self._take(
             Exchange(
@@ -301,31 +267,9 @@ class Server(asyncio.Protocol):
                 self._fields,
                 version,
                 keep_alive=parser.should_keep_alive(),
-                expects=self._expects,
+                expects=self._expects and version != "1.0",
             )
         )
-
-    def _judge(self, method: bytes, version: str) -> Refusal | None:
-        """What llhttp takes though it is not right. Makes a path of a target in absolute form."""
-        fields, target = self._fields, self._target
-        line = b"%b %b HTTP/%b\r\n" % (method, target, version.encode())
-        if version not in VERSIONS:
-            return WRONG_VERSION
-        if self._head and _size(target, fields) > MAX_HEAD_BYTES:
-            return HEAD_TOO_LARGE
-        if line not in self._head + self._data:
-            return NOT_HTTP  # two blanks in it, or another protocol's name
-        if version == "1.0":
-            self._expects = False
-            if any(name == b"transfer-encoding" for name, _ in fields):
-                return NOT_HTTP  # RFC 9112 §6.1
-        if target[:1] != b"/":
-            form = ABSOLUTE_FORM.fullmatch(target)
-            hosts = [value.strip(b" \t").lower() for name, value in fields if name == b"host"]
-            if form is None or hosts != [form[1].lower()]:
-                return NOT_FOR_US
-            self._target = form[2] if form[2][:1] == b"/" else b"/" + form[2]
-        return None
 
     def _take(self, exchange: Exchange) -> None:
         """A request's head is there, and perhaps its body."""
@@ -481,29 +425,3 @@ class Server(asyncio.Protocol):
             self._read_paused = False
             self.transport.resume_reading()
             self._allow(self.patience.linger_s)
-
-
-def _size(target: bytes, fields: list[tuple[bytes, bytes]]) -> int:
-    return len(target) + sum(len(name) + len(value) + 4 for name, value in fields)
-
-
-class _Clock:
-    """One timer for all connections of a loop, instead of two for every request."""
-
-    _running: dict[asyncio.AbstractEventLoop, _Clock] = {}
-
-    @classmethod
-    def start(cls, loop: asyncio.AbstractEventLoop, connections: set[Server]) -> None:
-        if loop not in cls._running:
-            cls._running[loop] = cls(loop, connections)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, connections: set[Server]):
-        self._loop = loop
-        self._connections = connections
-        self._tick()
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        for connection in [held for held in self._connections if held.deadline < now]:
-            connection.is_late()
-        self._loop.call_later(TICK_SECONDS, self._tick)
