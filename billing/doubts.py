@@ -8,8 +8,7 @@ arrived. What that doesn't settle beyond doubt is held for staff.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -17,7 +16,7 @@ from django.db.models import Q, QuerySet, Sum
 
 from billing.models import Shipment
 from billing.providers import ProviderUnavailable, metering
-from billing.providers.metering import MeterEvent, Metering
+from billing.providers.metering import MeterEvent, Metering, event_name
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +31,7 @@ def event_of(row: Shipment, at: datetime | None) -> MeterEvent:
     return MeterEvent(
         id=row.event_id,
         customer_id=row.customer_id,
-        name=row.event_name,
+        name=event_name(row.meter),
         units=row.units,
         at=at,
         metadata={
@@ -45,56 +44,50 @@ def event_of(row: Shipment, at: datetime | None) -> MeterEvent:
     )
 
 
-def settle(provider: str, doubtful: Iterable[Shipment], now: datetime) -> None:
+def settle(provider: str, doubtful: Sequence[Shipment], now: datetime) -> None:
     """Asks what became of them; each is then sent, pending again, held, or asked about later."""
     asked = metering.get(provider)
-    by_hour: defaultdict[tuple[str, str, datetime], list[Shipment]] = defaultdict(list)
-    for row in doubtful:
-        try:
-            found = asked.find(row.event_id)
-        except ProviderUnavailable as error:
-            _postpone([row], str(error), now)
-            continue
-        if found is None:
-            hour = row.at.replace(minute=0, second=0, microsecond=0)
-            by_hour[row.customer_id, row.meter, hour].append(row)
-        elif found:
-            _arrived([row], now)
-        else:
-            _send_again([row], now)
-    for (customer_id, meter, hour), rows in by_hour.items():
-        everything = Shipment.objects.filter(
-            provider=provider,
-            customer_id=customer_id,
-            meter=meter,
-            at__gte=hour,
-            at__lt=hour + _HOUR,
-        )
-        _settle_by_total(asked, everything, rows, hour, now)
+    left = list(doubtful)
+    try:
+        while left:
+            found = asked.find(left[0].event_id)
+            if found is None:
+                rows = [row for row in left if _hour_of(row) == _hour_of(left[0])]
+                _settle_by_total(asked, rows, now)
+            elif found:
+                _arrived(rows := left[:1], now)
+            else:
+                _send_again(rows := left[:1], now)
+            left = [row for row in left if row not in rows]
+    except ProviderUnavailable as error:
+        _postpone(left, str(error), now)
 
 
-def _settle_by_total(
-    asked: Metering,
-    everything: QuerySet[Shipment],
-    rows: list[Shipment],
-    hour: datetime,
-    now: datetime,
-) -> None:
+def _hour_of(row: Shipment) -> tuple[str, str, datetime]:
+    return row.customer_id, row.meter, row.at.replace(minute=0, second=0, microsecond=0)
+
+
+def _settle_by_total(asked: Metering, rows: list[Shipment], now: datetime) -> None:
+    """Rows of one customer, meter and hour. Raises `ProviderUnavailable`."""
+    first = rows[0]
+    customer_id, meter, hour = _hour_of(first)
+    everything = Shipment.objects.filter(
+        provider=first.provider,
+        customer_id=customer_id,
+        meter=meter,
+        at__gte=hour,
+        at__lt=hour + _HOUR,
+    )
     unsure = Q(unsure_since__isnull=False)
-    younger = unsure & Q(unsure_since__gt=now - asked.LIMITS.remembers)
-    if everything.filter(younger, state=State.UNKNOWN).exists():
+    younger = everything.filter(state=State.UNKNOWN, unsure_since__gt=now - asked.LIMITS.remembers)
+    if younger.exists():
         _postpone(rows, "Others of that hour are still on their way.", now)
         return
     sums = everything.aggregate(
         sent=Sum("units", filter=Q(state=State.SENT, undated=False), default=0),
         unsure=Sum("units", filter=unsure, default=0),
     )
-    first = rows[0]
-    try:
-        counted = asked.total(first.customer_id, first.event_name, hour, hour + _HOUR)
-    except ProviderUnavailable as error:
-        _postpone(rows, str(error), now)
-        return
+    counted = asked.total(customer_id, event_name(meter), hour, hour + _HOUR)
     if counted == sums["sent"]:
         _send_again(rows, now)
     elif counted == sums["sent"] + sums["unsure"]:

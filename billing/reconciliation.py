@@ -164,7 +164,7 @@ def _counted(account: _Account, until: datetime) -> int:
     start = _minute(account.period_start)
     end = min(until, _minute(account.period_end)) if account.period_end else until
     asked = metering.get(subscription.provider)
-    name = Shipment(meter=account.meter).event_name
+    name = metering.event_name(account.meter)
     total = asked.total(subscription.provider_customer_id, name, start, end) if start < end else 0
     sent = Shipment.objects.filter(
         provider=subscription.provider,

@@ -17,10 +17,11 @@ from uuid import UUID, uuid5
 
 import structlog
 from django.db import transaction
-from django.db.models import F, Min, Q, QuerySet, Value
+from django.db.models import F, Max, Min, QuerySet, Value
 from django.db.models.functions import Coalesce
 
 from billing import doubts
+from billing.alone import alone
 from billing.models import Shipment, ShippingClock, Subscription
 from billing.providers import metering
 from billing.providers.metering import Limits, Outcome, Refusal
@@ -161,27 +162,45 @@ def due(now: datetime) -> QuerySet[Shipment]:
 def send(provider: str, now: datetime) -> int:
     """Sends what is due, batch by batch, as long as the provider takes any; how many it took.
 
-    Not for use in a transaction. Several may do this at once: each claims its own.
+    Not for use in a transaction. One process at a time sends to a provider; another that is
+    asked to finds nothing to do, and waits for no network.
     """
-    limits = metering.get(provider).LIMITS
     taken = 0
-    for _ in range(_BATCHES_A_RUN):
-        claim = _claim(provider, limits, now)
-        if claim is None:
-            break
-        doubts.settle(provider, claim.doubtful, now)
-        outcomes = _tell(provider, claim)
-        _note(outcomes, claim, now)
-        heard = [outcome for outcome in outcomes.values() if outcome.kind in ("taken", "refused")]
-        taken += sum(outcome.kind == "taken" for outcome in heard)
-        if outcomes and not heard:
-            log.warning(
-                "shipping.provider_away",
-                provider=provider,
-                reason=next(iter(outcomes.values())).reason,
-            )
-            break
+    with alone(f"billing.shipping:{provider}") as is_alone:
+        for _ in range(_BATCHES_A_RUN if is_alone else 0):
+            outcomes = _send_batch(provider, now)
+            if outcomes is None:
+                break
+            kinds = {outcome.kind for outcome in outcomes.values()}
+            taken += sum(outcome.kind == "taken" for outcome in outcomes.values())
+            if kinds and not kinds & {"taken", "refused"}:
+                _rest(provider, next(iter(outcomes.values())).reason, now)
+                break
     return taken
+
+
+def _send_batch(provider: str, now: datetime) -> dict[str, Outcome] | None:
+    """The outcomes by the provider's id; None if nothing is due."""
+    asked = metering.get(provider)
+    claim = _claim(provider, asked.LIMITS, now)
+    if claim is None:
+        return None
+    doubts.settle(provider, claim.doubtful, now)
+    events = [
+        *(doubts.event_of(row, row.at) for row in claim.dated),
+        *(doubts.event_of(row, None) for row in claim.undated),
+    ]
+    outcomes = asked.ship(events) if events else {}
+    _note(outcomes, claim, now)
+    return outcomes
+
+
+def _rest(provider: str, reason: str, now: datetime) -> None:
+    """Leaves a provider alone that took nothing of a batch: longer the longer that goes on."""
+    waiting = Shipment.objects.filter(provider=provider, state__in=WAITING)
+    attempts = waiting.aggregate(most=Max("attempts", default=1))["most"]
+    waiting.filter(next_attempt_at__lte=now).update(next_attempt_at=now + backoff(attempts))
+    log.warning("shipping.provider_away", provider=provider, reason=reason)
 
 
 def refuse(provider: str, refusals: Iterable[Refusal]) -> None:
@@ -252,14 +271,6 @@ def _in_current_period(row: Shipment, now: datetime) -> bool:
         and subscription.period_start <= row.at
         and now < subscription.period_end
     )
-
-
-def _tell(provider: str, claim: _Claim) -> dict[str, Outcome]:
-    events = [
-        *(doubts.event_of(row, row.at) for row in claim.dated),
-        *(doubts.event_of(row, None) for row in claim.undated),
-    ]
-    return metering.get(provider).ship(events) if events else {}
 
 
 def _note(outcomes: dict[str, Outcome], claim: _Claim, now: datetime) -> None:
@@ -349,4 +360,4 @@ def lag() -> Lag:
 
 
 def _stopped(shipment_id: UUID) -> QuerySet[Shipment]:
-    return Shipment.objects.filter(Q(pk=shipment_id), state__in=(State.REFUSED, State.HELD))
+    return Shipment.objects.filter(pk=shipment_id, state__in=(State.REFUSED, State.HELD))

@@ -7,7 +7,6 @@ process killed between sending and stamping sends that one mail again.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,11 +15,11 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.cache import cache
-from django.db import connection
 from django.db.models import Model
 from django.urls import reverse
 
 from billing import money
+from billing.alone import alone
 from billing.models import BillingEvent, EnterpriseRequest, Reconciliation
 from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
@@ -58,8 +57,8 @@ def send_waiting(now: datetime) -> int:
     and holds up no other.
     """
     done = 0
-    with _alone() as alone:
-        if alone:
+    with alone(LOCK) as is_alone:
+        if is_alone:
             for announcement in _waiting(now):
                 done += _deliver(announcement, now)
     return done
@@ -187,17 +186,3 @@ def _key_holders(account: Account) -> list[str]:
     """Who may do to keys what was done: the ones to notice what they did not do."""
     members = account.memberships.filter(role__in=GRANTED[Capability.KEYS], user__is_active=True)
     return list(members.order_by("id").values_list("user__email", flat=True))
-
-
-@contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether this process is the one that announces; the lock goes with the session."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [LOCK])
-        (alone,) = cursor.fetchone()
-    try:
-        yield alone
-    finally:
-        if alone:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [LOCK])

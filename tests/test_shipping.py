@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -14,7 +15,8 @@ from django.db import connection
 from django.utils import timezone
 
 from billing import doubts, inbox, shipping, tasks
-from billing.models import Reconciliation, Shipment, ShippingClock
+from billing.alone import alone
+from billing.models import ProviderEvent, Reconciliation, Shipment, ShippingClock
 from billing.providers import Forged, metering
 from billing.providers.stripe import webhooks
 from billing.sandbox.models import SandboxMeterEvent, SandboxOrder
@@ -67,6 +69,13 @@ def run(double, provider, start, end, every):
     while now < end:
         ship(double, provider, now)
         now += every
+
+
+def multiply(times):
+    """So many shipments like the one there is."""
+    columns = [field.attname for field in Shipment._meta.concrete_fields]
+    values = Shipment.objects.values(*columns).get()
+    Shipment.objects.bulk_create(Shipment(**values | {"id": uuid4()}) for _ in range(times - 1))
 
 
 # ------------------------------------------------------------------ collecting
@@ -236,9 +245,7 @@ def test_one_bad_event_does_not_keep_a_batch_from_arriving(plans, at_dodo):
 def test_batches_are_as_large_as_they_may_be(plans, at_dodo):
     use(subscribe("dodo", plans["pro"]), NOON)
     shipping.collect(NOON + MINUTE)
-    columns = [field.attname for field in Shipment._meta.concrete_fields]
-    values = Shipment.objects.values(*columns).get()
-    Shipment.objects.bulk_create(Shipment(**values | {"id": uuid4()}) for _ in range(1499))
+    multiply(1500)
 
     taken = ship(at_dodo, "dodo", NOON + MINUTE)
 
@@ -447,6 +454,51 @@ def test_dodo_is_asked_about_the_very_event(plans, at_dodo, fault, requests):
     assert sum(one.method == "POST" for one in at_dodo.requests) == requests
 
 
+def test_a_provider_that_is_away_is_asked_about_one_doubt_and_not_all(plans, at_dodo):
+    for number in range(5):
+        at_dodo.customers.add(f"cus_{number}")
+        use(subscribe("dodo", plans["pro"], f"cus_{number}"), NOON)
+    at_dodo.faults.append("drop")
+    ship(at_dodo, "dodo", NOON + MINUTE)
+    at_dodo.requests.clear()
+    at_dodo.away = True
+
+    ship(at_dodo, "dodo", NOON + 26 * HOUR)
+
+    assert states() == {"unknown": 5}
+    assert len(at_dodo.requests) == 1
+
+
+def test_a_provider_that_takes_nothing_of_a_batch_is_left_alone(plans, at_dodo):
+    use(subscribe("dodo", plans["pro"]), NOON)
+    shipping.collect(NOON + MINUTE)
+    multiply(1500)
+    at_dodo.away = True
+
+    for seconds in range(3):
+        ship(at_dodo, "dodo", NOON + MINUTE + timedelta(seconds=seconds))
+
+    assert len(at_dodo.requests) == 1
+    assert not shipping.due(NOON + MINUTE + timedelta(seconds=2)).exists()
+
+
+def test_one_process_at_a_time_sends_to_a_provider(plans, at_stripe):
+    use(subscribe("stripe", plans["pro"]), NOON)
+    shipping.collect(NOON)
+
+    with ThreadPoolExecutor(1) as elsewhere, alone("billing.shipping:stripe"):
+        taken = elsewhere.submit(elsewhere_send, NOON).result()
+
+    assert (taken, at_stripe.requests) == (0, [])
+
+
+def elsewhere_send(now):
+    try:
+        return shipping.send("stripe", now)
+    finally:
+        connection.close()
+
+
 def test_a_doubt_waits_while_the_provider_is_away(plans, at_stripe):
     use(subscribe("stripe", plans["pro"]), NOON, calls=4)
     unheard(at_stripe, "stripe")
@@ -512,6 +564,24 @@ def test_a_late_report_says_nothing_of_what_was_sent_since(plans, at_stripe, set
     inbox.process(received.event_id, timezone.now() + MINUTE)
 
     assert states() == {"sent": 4}
+
+
+def test_stripe_is_listened_to_where_there_is_a_secret(settings, client):
+    settings.STRIPE_WEBHOOK_SECRET = ""
+    closed = client.post("/webhooks/stripe", b"{}", content_type="application/json")
+    settings.STRIPE_WEBHOOK_SECRET = "whsec_test"
+    unsigned = client.post("/webhooks/stripe", b"{}", content_type="application/json")
+    body = b'{"id": "evt_1", "type": "customer.created"}'
+    signature = stripe.WebhookSignature.generate_signature_header(body.decode(), "whsec_test")
+    signed = client.post(
+        "/webhooks/stripe", body, content_type="application/json", HTTP_STRIPE_SIGNATURE=signature
+    )
+    event = ProviderEvent.objects.get()
+    inbox.process(event.pk, timezone.now() + MINUTE)
+
+    assert [answer.status_code for answer in (closed, unsigned, signed)] == [404, 400, 200]
+    event.refresh_from_db()
+    assert event.ignored
 
 
 @pytest.mark.parametrize(

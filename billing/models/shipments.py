@@ -96,11 +96,6 @@ class Shipment(models.Model):
         """What the provider knows it by."""
         return f"{self.id}.{self.generation}" if self.generation else str(self.id)
 
-    @property
-    def event_name(self) -> str:
-        """What the provider's meter is set up to count."""
-        return f"keystile_{self.meter}"
-
 
 class Reconciliation(models.Model):
     """One comparison of a provider's counts with the ledger."""

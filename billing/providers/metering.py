@@ -71,6 +71,11 @@ class Limits:
     remembers: timedelta
 
 
+def event_name(meter: str) -> str:
+    """What a provider's meter counts for a meter of ours."""
+    return f"keystile_{meter}"
+
+
 class Metering(Protocol):
     LIMITS: Limits
 

@@ -20,6 +20,7 @@ from kombu.exceptions import OperationalError
 
 from billing import money, shipping, tasks
 from billing.models import Reconciliation, ReconciliationLine, Shipment
+from billing.providers.metering import event_name
 from billing.sandbox.models import SandboxMeterEvent
 from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
 
@@ -144,7 +145,9 @@ class ShipmentAdmin(Facts[Shipment]):
 
     @admin.display(description="the provider’s event id")
     def provider_event(self, shipment: Shipment) -> SafeString:
-        return format_html("<code>{}</code>, named {}", shipment.event_id, shipment.event_name)
+        return format_html(
+            "<code>{}</code>, named {}", shipment.event_id, event_name(shipment.meter)
+        )
 
     @admin.display(description="recorded, UTC")
     def recorded(self, shipment: Shipment) -> SafeString:

@@ -18,12 +18,12 @@ from billing.providers.dodo.client import never_left, open_client, said
 from billing.providers.metering import Limits, MeterEvent, Outcome, Refusal
 
 # An hour less a little, for the way there and for clocks that differ. For how long Dodo knows
-# an id again it doesn't say; a day is what others promise.
+# an id again it doesn't say; a day is what others promise, less a little.
 LIMITS = Limits(
     batch=1000,
     age=timedelta(hours=1) - timedelta(minutes=2),
     undated=True,
-    remembers=timedelta(hours=24),
+    remembers=timedelta(hours=23),
 )
 _PAGE = 100
 _PAIRS, _NAME, _VALUE = 40, 100, 500  # of metadata; 50 pairs are allowed

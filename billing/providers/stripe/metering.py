@@ -21,12 +21,12 @@ from billing.providers import ProviderUnavailable
 from billing.providers.metering import Limits, MeterEvent, Outcome, Refusal
 from billing.providers.stripe.client import never_left, open_client
 
-# 35 days less a little, for the way there and for clocks that differ.
+# 35 days, and a day for ids, each less a little for the way there and for clocks that differ.
 LIMITS = Limits(
     batch=200,
     age=timedelta(days=35) - timedelta(minutes=10),
     undated=False,
-    remembers=timedelta(hours=24),
+    remembers=timedelta(hours=23),
 )
 _AT_ONCE = 8
 _REPORTS = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
