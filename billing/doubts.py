@@ -44,8 +44,11 @@ def event_of(row: Shipment, at: datetime | None) -> MeterEvent:
     )
 
 
-def settle(provider: str, doubtful: Sequence[Shipment], now: datetime) -> None:
-    """Asks what became of them; each is then sent, pending again, held, or asked about later."""
+def settle(provider: str, doubtful: Sequence[Shipment], now: datetime) -> bool:
+    """Asks what became of them; each is then sent, pending again, held, or asked about later.
+
+    Whether the provider gave the answers.
+    """
     asked = metering.get(provider)
     left = list(doubtful)
     try:
@@ -61,6 +64,8 @@ def settle(provider: str, doubtful: Sequence[Shipment], now: datetime) -> None:
             left = [row for row in left if row not in rows]
     except ProviderUnavailable as error:
         _postpone(left, str(error), now)
+        return False
+    return True
 
 
 def _hour_of(row: Shipment) -> tuple[str, str, datetime]:

@@ -125,9 +125,7 @@ def _line(account: _Account, until: datetime, *, ask: bool) -> ReconciliationLin
         at__lt=until,
     )
     by_state = {row["state"]: row["sum"] for row in ours.values("state").annotate(sum=Sum("units"))}
-    too_late = ours.filter(state=State.SENT, undated=True, sent_at__gte=until)
-    late_units = too_late.aggregate(sum=Sum("units", default=0))["sum"]
-    waiting = late_units + sum(
+    waiting = sum(
         units for state, units in by_state.items() if state not in (State.SENT, State.WRITTEN_OFF)
     )
     line = ReconciliationLine(
@@ -179,7 +177,7 @@ def _counted(account: _Account, until: datetime) -> int:
         ),
         elsewhere=Sum(
             "units",
-            filter=of_it & Q(counted_at__gte=end, counted_at__lt=until),
+            filter=of_it & Q(at__lt=until, counted_at__gte=end),
             default=0,
         ),
     )

@@ -9,7 +9,7 @@ The states and moves stand above `models.Shipment`.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -33,13 +33,14 @@ log = structlog.get_logger(__name__)
 
 State = Shipment.State
 WAITING = (State.PENDING, State.UNKNOWN)
+STOPPED = (State.REFUSED, State.HELD)
 
 # What a shipment's id is made in, together with what it holds.
 _NAMESPACE = UUID("6f0f1a0e-5f0c-5c1d-9a43-4b6579737469")
 # A claim outlives the slowest batch; one whose process was killed is taken up again after it.
 _LEASE = timedelta(minutes=5)
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 5, 300
-_BATCHES_A_RUN = 50
+_BATCHES_A_RUN = 20
 
 
 @dataclass(frozen=True)
@@ -171,36 +172,36 @@ def send(provider: str, now: datetime) -> int:
             outcomes = _send_batch(provider, now)
             if outcomes is None:
                 break
-            kinds = {outcome.kind for outcome in outcomes.values()}
-            taken += sum(outcome.kind == "taken" for outcome in outcomes.values())
-            if kinds and not kinds & {"taken", "refused"}:
-                _rest(provider, next(iter(outcomes.values())).reason, now)
+            taken += outcomes["taken"]
+            if outcomes and not outcomes.keys() & {"taken", "refused"}:
+                _rest(provider, now)
                 break
     return taken
 
 
-def _send_batch(provider: str, now: datetime) -> dict[str, Outcome] | None:
-    """The outcomes by the provider's id; None if nothing is due."""
+def _send_batch(provider: str, now: datetime) -> Counter[str] | None:
+    """How many shipments had which kind of outcome; None if nothing is due."""
     asked = metering.get(provider)
     claim = _claim(provider, asked.LIMITS, now)
     if claim is None:
         return None
-    doubts.settle(provider, claim.doubtful, now)
+    answered = doubts.settle(provider, claim.doubtful, now)
     events = [
         *(doubts.event_of(row, row.at) for row in claim.dated),
         *(doubts.event_of(row, None) for row in claim.undated),
     ]
     outcomes = asked.ship(events) if events else {}
     _note(outcomes, claim, now)
-    return outcomes
+    kinds = Counter[str](outcome.kind for outcome in outcomes.values())
+    return kinds if answered else kinds + Counter(unheard=len(claim.doubtful))
 
 
-def _rest(provider: str, reason: str, now: datetime) -> None:
+def _rest(provider: str, now: datetime) -> None:
     """Leaves a provider alone that took nothing of a batch: longer the longer that goes on."""
     waiting = Shipment.objects.filter(provider=provider, state__in=WAITING)
     attempts = waiting.aggregate(most=Max("attempts", default=1))["most"]
     waiting.filter(next_attempt_at__lte=now).update(next_attempt_at=now + backoff(attempts))
-    log.warning("shipping.provider_away", provider=provider, reason=reason)
+    log.warning("shipping.provider_away", provider=provider, attempts=attempts)
 
 
 def refuse(provider: str, refusals: Iterable[Refusal]) -> None:
@@ -321,16 +322,19 @@ def replay(shipment_id: UUID, now: datetime) -> None:
     A refused one goes under a new id, since providers keep ids that they refused afterwards. For
     a held one this is staff's word that it hasn't arrived.
     """
-    replayed = {
-        "state": State.PENDING,
-        "reason": "",
-        "next_attempt_at": now,
-        "unsure_since": None,
-        "released": True,
-    }
-    row = Shipment.objects.filter(pk=shipment_id)
-    row.filter(state=State.REFUSED).update(**replayed, generation=F("generation") + 1)
-    row.filter(state=State.HELD).update(**replayed)
+    row = Shipment.objects.filter(pk=shipment_id, state__in=STOPPED).first()
+    if row is None:
+        return
+    too_old = row.at + metering.get(row.provider).LIMITS.age < now
+    refused = row.state == State.REFUSED
+    Shipment.objects.filter(pk=row.pk, state=row.state).update(
+        state=State.PENDING,
+        reason="",
+        next_attempt_at=now,
+        unsure_since=None,
+        released=too_old,
+        generation=F("generation") + (1 if refused else 0),
+    )
 
 
 def hold(shipment_id: UUID, reason: str) -> None:
@@ -360,4 +364,4 @@ def lag() -> Lag:
 
 
 def _stopped(shipment_id: UUID) -> QuerySet[Shipment]:
-    return Shipment.objects.filter(pk=shipment_id, state__in=(State.REFUSED, State.HELD))
+    return Shipment.objects.filter(pk=shipment_id, state__in=STOPPED)

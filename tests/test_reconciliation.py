@@ -177,6 +177,16 @@ def test_what_counts_from_when_it_arrived_is_put_where_it_belongs(pro, at_dodo):
     assert compared(found) == [(4, 4, 0), (1, 1, 0)]
 
 
+def test_what_was_sent_too_late_to_count_by_then_is_no_difference(pro, at_dodo):
+    use(subscribe("dodo", pro), NOON, calls=4)
+    ship(at_dodo, "dodo", NOON + 4 * HOUR + 30 * MINUTE)  # without its time
+
+    found = reconciliation.reconcile("dodo", NOON + 5 * HOUR)
+
+    assert found.until == NOON + 4 * HOUR
+    assert compared(found) == [(4, 4, 0)]
+
+
 def test_a_provider_without_the_meter_is_a_difference_that_says_so(pro, at_stripe):
     use(subscribe("stripe", pro), NOON, calls=4)
     at_stripe.meters.clear()

@@ -134,9 +134,7 @@ class ReconciliationLine(models.Model):
     provider_units = models.BigIntegerField(
         null=True, blank=True, help_text="Empty: the provider could not say."
     )
-    waiting_units = models.BigIntegerField(
-        help_text="Of ours, not sent, refused, held, or sent too late to count by then."
-    )
+    waiting_units = models.BigIntegerField(help_text="Of ours, not sent yet, refused or held.")
     written_off_units = models.BigIntegerField(help_text="Of ours, by staff.")
     differs = models.BooleanField(help_text="Or the provider could not say.")
     difference_minor = models.BigIntegerField(

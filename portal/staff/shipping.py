@@ -32,7 +32,6 @@ TONES: dict[str, str] = {
     State.REFUSED: "bad",
     State.HELD: "bad",
 }
-STOPPED = (State.REFUSED, State.HELD)
 
 
 def replay(request: HttpRequest, shipment: Shipment, now: datetime) -> Outcome:
@@ -104,14 +103,14 @@ class ShipmentAdmin(Facts[Shipment]):
             "They are sent again. What the provider takes no more at its time counts when it "
             "arrives. What was held in doubt may count twice: see first what the provider has.",
             replay,
-            offered=lambda shipment: shipment.state in STOPPED,
+            offered=lambda shipment: shipment.state in shipping.STOPPED,
         ),
         Deed(
             "arrived",
             "Mark as arrived",
             "For what you have seen to count at the provider. It will not be sent again.",
             mark_arrived,
-            offered=lambda shipment: shipment.state in STOPPED,
+            offered=lambda shipment: shipment.state in shipping.STOPPED,
         ),
         Deed(
             "hold",
@@ -125,7 +124,7 @@ class ShipmentAdmin(Facts[Shipment]):
             "Write off",
             "They will never be sent: the provider bills nobody for them. The ledger keeps them.",
             write_off,
-            offered=lambda shipment: shipment.state in STOPPED,
+            offered=lambda shipment: shipment.state in shipping.STOPPED,
             grave=True,
         ),
     )

@@ -6,6 +6,7 @@ for each request to come, and by `away`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -85,6 +86,9 @@ def _handler_of(double: Double) -> type[BaseHTTPRequestHandler]:
                 {name.lower(): value for name, value in self.headers.items()},
                 self.rfile.read(length),
             )
+            if len(request.body) < length:  # whoever asked died in the middle of it
+                self.close_connection = True
+                return
             with lock:
                 fault = "drop" if double.away else None
                 if fault is None and double.faults:
@@ -107,11 +111,12 @@ def _handler_of(double: Double) -> type[BaseHTTPRequestHandler]:
             if fault == "500 after":
                 answer, status = double.error(Refused(500, "As told.")), 500
             body = b"<html>" if fault == "garbage" else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         do_GET = do_POST = serve  # noqa: N815 - the library's names
 

@@ -121,7 +121,8 @@ def _send(client: stripe.StripeClient, event: MeterEvent, away: Event) -> Outcom
         answer = client.v1.billing.meter_events.create(params, {"idempotency_key": key})
     except stripe.StripeError as error:
         outcome = _outcome_of(error)
-        if outcome.kind in ("not_taken", "unheard"):
+        # 409: others of this customer are being counted at this moment; the rest may go on.
+        if outcome.kind in ("not_taken", "unheard") and error.http_status != 409:
             away.set()
         return outcome
     if getattr(answer, "identifier", None) != event.id:
