@@ -1,7 +1,7 @@
 """The buckets of latencies in the rollup, and percentiles read from them.
 
 Bucket 0 holds calls below `FIRST_US`; each next one begins `GROWTH` times later; the last has
-no end. A percentile is thereby known to within a tenth of its value.
+no end. A percentile is thereby known to within a fifth of its value, of many calls to a tenth.
 """
 
 from __future__ import annotations

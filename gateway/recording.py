@@ -90,16 +90,27 @@ def record(entries: Sequence[Entry], recorded_at: datetime) -> int:
     For whoever holds the lock, with its `tick`, and has the months of the entries made
     (`gateway.partitions`). Raises `django.db.DatabaseError`, with nothing stored.
     """
+    if not entries:
+        return 0
     with transaction.atomic():
+        if _is_repeated(entries):
+            entries = _unrecorded(entries)
         try:
             with transaction.atomic():
                 _insert(entries, recorded_at)
         except IntegrityError:
-            # The key turned some away: after a kill a batch is delivered again.
             entries = _unrecorded(entries)
             _insert(entries, recorded_at)
         rollups.add(entries)
     return len(entries)
+
+
+def _is_repeated(entries: Sequence[Entry]) -> bool:
+    """Whether a batch was delivered before, as after a kill or to two drains: then its first entry
+    is there, or its last. What this doesn't see, the ledger's key turns away.
+    """
+    ends = [(entry.id, entry.admitted_at) for entry in (entries[0], entries[-1])]
+    return UsageEvent.objects.filter(pk__in=ends).exists()
 
 
 def _insert(entries: Sequence[Entry], recorded_at: datetime) -> None:

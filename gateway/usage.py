@@ -119,13 +119,21 @@ class OperationUsage:
 class Latency:
     """How long calls took to the last byte: half of them less than `p50_ms`, and so on.
 
-    Known to within a tenth (`gateway.histogram`); abandoned calls took no time that is known.
+    Known to within a fifth (`gateway.histogram`); abandoned calls took no time that is known.
     """
 
     calls: int
     p50_ms: float
     p95_ms: float
     p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Of all calls together, None without any, and by API and operation of those called."""
+
+    overall: Latency | None
+    by_operation: dict[tuple[str, str], Latency]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,18 +258,23 @@ def by_operation(account_id: UUID, start: datetime, end: datetime) -> list[Opera
     return _operations(_live(account_id), start, end, "-all", limit=None)
 
 
-def latency(account_id: UUID, start: datetime, end: datetime) -> Latency | None:
-    """Of all calls of the account together; None without any."""
-    buckets: Counter[int] = Counter()
-    for found in _buckets(account_id, start, end).values():
-        buckets.update(found)
-    return _latency(buckets) if buckets else None
-
-
-def latencies(account_id: UUID, start: datetime, end: datetime) -> dict[tuple[str, str], Latency]:
-    """By API and operation, of those that were called."""
-    found = _buckets(account_id, start, end)
-    return {operation: _latency(buckets) for operation, buckets in found.items()}
+def latencies(account_id: UUID, start: datetime, end: datetime) -> Latencies:
+    """How long the account's calls took."""
+    rows = LatencyRollup.objects.filter(
+        account_id=account_id,
+        mode=ApiKey.Mode.LIVE,
+        quarter__gte=_floor(start, "quarter"),
+        quarter__lt=end,
+    )
+    everything: Counter[int] = Counter()
+    by_operation: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    for row in rows.values("api", "operation", "bucket").annotate(all=ALL):
+        everything[row["bucket"]] += row["all"]
+        by_operation[row["api"], row["operation"]][row["bucket"]] = row["all"]
+    return Latencies(
+        overall=_latency(everything) if everything else None,
+        by_operation={name: _latency(calls) for name, calls in by_operation.items()},
+    )
 
 
 def top_operations(start: datetime, end: datetime, limit: int) -> list[OperationUsage]:
@@ -371,27 +384,11 @@ def _operations(
     ]
 
 
-def _buckets(
-    account_id: UUID, start: datetime, end: datetime
-) -> dict[tuple[str, str], Counter[int]]:
-    """Calls by bucket of `gateway.histogram`, by API and operation."""
-    rows = LatencyRollup.objects.filter(
-        account_id=account_id,
-        mode=ApiKey.Mode.LIVE,
-        quarter__gte=_floor(start, "quarter"),
-        quarter__lt=end,
-    )
-    found: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
-    for row in rows.values("api", "operation", "bucket").annotate(all=ALL):
-        found[row["api"], row["operation"]][row["bucket"]] = row["all"]
-    return found
-
-
-def _latency(buckets: Counter[int]) -> Latency:
+def _latency(calls: Counter[int]) -> Latency:
     p50_ms, p95_ms, p99_ms = (
-        histogram.percentile_us(buckets, share) / 1000 for share in (0.5, 0.95, 0.99)
+        histogram.percentile_us(calls, share) / 1000 for share in (0.5, 0.95, 0.99)
     )
-    return Latency(buckets.total(), p50_ms, p95_ms, p99_ms)
+    return Latency(calls.total(), p50_ms, p95_ms, p99_ms)
 
 
 def _refusals(account_id: UUID) -> list[Call]:

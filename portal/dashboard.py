@@ -29,6 +29,7 @@ from portal.models import Account
 from portal.roles import Capability, may
 
 RECENT_CALLS = 10
+OPERATIONS = 10
 
 
 class Situation(StrEnum):
@@ -160,6 +161,8 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
     columns = [charts.Column(point.start, point.calls, point.errors) for point in points]
     chart = charts.draw(columns, moment_format=span.moment_format, label_format=span.label_format)
     has = terms.standing(account.pk, now)
+    took = usage.latencies(account.pk, period[0], now) if period else None
+    operations = usage.by_operation(account.pk, period[0], now) if period else []
     contexts: dict[str, dict[str, Any]] = {
         "period": {"period": period},
         "notices": {
@@ -177,11 +180,17 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
             "used": used,
             "today": usage.today(account.pk, now),
             "error_percent": f"{100 * used.errors / used.calls:.2f}" if used and used.calls else "",
-            "latency_ms": _mean_latency_ms(account, period[0], now) if period else None,
+            "took": took and took.overall,
         },
         "chart": {"chart": chart, "title": span.title},
         "figures": {"bars": chart.bars, "span": span},
         "meters": {"meters": _meters(used, found)},
+        "operations": {
+            "operations": [
+                (one, took and took.by_operation.get((one.api, one.operation)))
+                for one in operations[:OPERATIONS]
+            ]
+        },
         "recent": {"calls": usage.recent(account.pk, RECENT_CALLS)},
         "bill": {"bill": estimates.coming_bill(has, priced, now)},
     }
@@ -212,12 +221,3 @@ def _meters(used: usage.PeriodUsage | None, found: list[quotas.Quota]) -> list[M
         MeterUse(labels.get(name, name), billable.get(name, 0), by_meter.get(name))
         for name in sorted(names, key=lambda name: (name != CALLS, name))
     ]
-
-
-def _mean_latency_ms(account: Account, start: datetime, now: datetime) -> float | None:
-    """Of all calls since `start`, to the last byte; None without calls."""
-    operations = usage.by_operation(account.pk, start, now)
-    calls = sum(operation.calls for operation in operations)
-    if not calls:
-        return None
-    return sum(operation.latency_ms * operation.calls for operation in operations) / calls

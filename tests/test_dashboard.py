@@ -186,9 +186,41 @@ def test_a_poll_brings_the_next_call_and_only_the_parts_that_it_changes(account,
     news = browser.get(poll, headers=HTMX)
 
     assert nothing_new.status_code == 204
-    assert changed_parts(news) == {"live-stats", "live-chart", "live-figures", "live-recent"}
+    assert changed_parts(news) == {
+        "live-stats",
+        "live-chart",
+        "live-figures",
+        "live-operations",
+        "live-recent",
+    }
     assert "498 left of 500" in news.content.decode()
     assert browser.get(poll_of(news.content.decode()), headers=HTMX).status_code == 204
+
+
+def test_operations_tell_how_long_their_calls_take(account, browser, key):
+    for latency_us in (2_000, 3_000, 4_000, 90_000):
+        call(account, key, latency_us=latency_us)
+    call(account, key, status=0, outcome="abandoned", billable=False, api="slow")
+
+    html = shown(browser)
+
+    first, second = html.split('id="live-operations"')[1].split("<tr><td>")[1:3]
+    assert [cell.split("<")[0] for cell in first.split('">')[1:]] == [
+        "holidays",
+        "4",
+        "0",
+        "3 ms",
+        "99 ms",
+        "102 ms",
+    ]
+    assert [cell.split("<")[0] for cell in second.split('">')[1:7]] == [
+        "slow",
+        "1",
+        "1",
+        "–",
+        "–",
+        "–",
+    ]
 
 
 def test_relative_times_alone_are_no_news(account, browser, key):

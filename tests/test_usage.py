@@ -182,15 +182,16 @@ def test_percentiles_are_known_to_a_tenth():
 
     found = usage.latencies(ACCOUNT, NOON - HOUR, NOON + HOUR)
 
-    holidays = found["holidays", "GET /v1/next/{country}"]
+    holidays = found.by_operation["holidays", "GET /v1/next/{country}"]
     assert holidays.calls == 100
     assert holidays.p50_ms == pytest.approx(50, rel=0.1)
     assert holidays.p95_ms == pytest.approx(95, rel=0.1)
     assert holidays.p99_ms == pytest.approx(99, rel=0.1)
-    slow = found["slow", "GET /v1/next/{country}"]
+    slow = found.by_operation["slow", "GET /v1/next/{country}"]
     assert slow.p50_ms == slow.p99_ms == histogram.BOUNDS_US[-1] / 1000
-    assert usage.latency(ACCOUNT, NOON - HOUR, NOON + HOUR).calls == 101
-    assert usage.latency(uuid.uuid4(), NOON - HOUR, NOON + HOUR) is None
+    assert (found.overall.calls, found.overall.p50_ms) == (101, pytest.approx(50.5, rel=0.1))
+    nobodys = usage.latencies(uuid.uuid4(), NOON - HOUR, NOON + HOUR)
+    assert nobodys == usage.Latencies(None, {})
 
 
 def test_staff_see_the_most_called_and_the_most_failing_of_all_accounts():
@@ -235,7 +236,6 @@ def test_pages_read_the_rollup_only():
         lambda: usage.today(ACCOUNT, NOON),
         lambda: usage.series(ACCOUNT, NOON - DAY, NOON, "hour"),
         lambda: usage.by_operation(ACCOUNT, NOON - DAY, NOON),
-        lambda: usage.latency(ACCOUNT, NOON - DAY, NOON),
         lambda: usage.latencies(ACCOUNT, NOON - DAY, NOON),
         lambda: usage.priced_units(ACCOUNT, PERIOD, NOON),
         lambda: usage.top_operations(NOON - DAY, NOON, 5),
