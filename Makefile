@@ -11,7 +11,8 @@ help: ## List the targets
 	@echo "  make run takes PORT=8000, DATA_DIR=var/, GATEWAY_PROCESSES=1, DATABASE_URL= and REDIS_URL=,"
 	@echo "  and UPSTREAM=https://... with OPENAPI=file-or-url to sell an API of your own."
 	@echo "  make test takes ARGS= for pytest."
-	@echo "  make bench takes BENCH_SECONDS=5, BENCH_ROUNDS=3 and ONLY=keystile,lua,…"
+	@echo "  make bench takes BENCH_SECONDS=5, BENCH_ROUNDS=3 and ONLY=keystile,lua,…,"
+	@echo "  ONLY=drain, or ONLY=scale with SCALE_ROWS=1000000,50000000"
 	@echo "  make torture takes SECONDS=120 and SEED= to repeat a run's order of kills"
 
 run: ## Start everything and print where to click; Ctrl-C stops all of it

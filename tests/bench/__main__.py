@@ -17,21 +17,25 @@ from tests.bench import machine, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "var" / "bench"
+SCALE = "scale"
+"""As ONLY: no contest but the dashboard's questions (tests/bench/scale.py)."""
 
 
 def main() -> int:
     missing = machine.missing_for_all()
-    if missing:
+    if missing and os.environ.get("ONLY") != SCALE:
         sys.stderr.write(f"Nothing can be measured without {' and '.join(missing)}.\n")
         return 1
     # Ended from outside, nothing that was started stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cores = machine.Cores.of_this_machine()
+    # A ledger that is only loaded to be asked need not outlive a power cut.
+    durable = os.environ.get("ONLY") != SCALE
     CACHE.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="session-", dir=CACHE))
     try:
         # Everything but the contestants: the client, the backend and the stores.
-        with processes.pinned(cores.rest), Services(folder / "stores", durable=True) as services:
+        with processes.pinned(cores.rest), Services(folder / "stores", durable=durable) as services:
             return _measure(folder, services, cores)
     except KeyboardInterrupt:
         return 130
@@ -58,8 +62,11 @@ def _measure(folder: Path, services: Services, cores: machine.Cores) -> int:
     # These name models, which can't be imported before the settings are read.
     from django.core.management import call_command
 
-    from tests.bench import checks, report, session
+    from tests.bench import checks, report, scale, session
 
+    if os.environ.get("ONLY") == SCALE:
+        call_command("migrate", verbosity=0)
+        return scale.run(os.environ.get("SCALE_ROWS") or scale.DEFAULT_ROWS)
     plan = session.Plan.from_environ(os.environ)
     call_command("migrate", verbosity=0)
     try:

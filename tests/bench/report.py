@@ -107,7 +107,7 @@ def _tables(results: Results) -> str:
         parts.append(f"### The drain, {FILLING.title}\n\n{_draining(results)}")
     if results.left_out:
         rows = [[name, why] for name, why in results.left_out.items()]
-        parts.append("### Left out\n\n" + _table(["who", "why"], rows))
+        parts.append("### Left out\n\n" + table(["who", "why"], rows))
     return "\n\n".join(parts)
 
 
@@ -139,7 +139,7 @@ def _goals(results: Results) -> str:
                 "met" if ratio >= DRAIN_GOAL else "not met",
             ]
         )
-    return "### Keystile against its goals\n\n" + _table(
+    return "### Keystile against its goals\n\n" + table(
         ["Keystile's", "with", "goal", "measured", ""], rows
     )
 
@@ -177,7 +177,7 @@ def _scenario(results: Results, scenario: Scenario) -> str:
             ]
         )
     head = ["", "req/s", "p50 ms", "p99 ms", "CPU ms/1k", "busy", "MB", "answers", "entries more"]
-    return _table([*head, "req/s ÷ Lua", "CPU ÷ Lua"], rows)
+    return table([*head, "req/s ÷ Lua", "CPU ÷ Lua"], rows)
 
 
 def _scaling(results: Results) -> str:
@@ -188,13 +188,13 @@ def _scaling(results: Results) -> str:
     one, two = (results.scaling[count] for count in sorted(results.scaling))
     ratio = median(rate(b) / rate(a) for a, b in zip(one, two, strict=True))
     rows.append(["two ÷ one", f"{ratio:.2f}×", ""])
-    return _table(["processes", "req/s", "CPU ms/1k"], rows)
+    return table(["processes", "req/s", "CPU ms/1k"], rows)
 
 
 def _draining(results: Results) -> str:
     filled = [measure for measure, _ in results.draining]
     drained = [took for _, took in results.draining]
-    return _table(
+    return table(
         ["", "calls/s", "CPU ms/1k", "calls"],
         [
             [
@@ -220,7 +220,7 @@ def _spread(measures: Iterable[T], figure: Callable[[T], float], digits: int) ->
     return texts[0] if len(values) == 1 else f"{texts[0]} ({texts[1]}–{texts[2]})"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns also line up on a terminal."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
