@@ -69,16 +69,23 @@ def use(
     calls: int = 1,
     *,
     recorded_at: datetime | None = None,
+    period_start: datetime | None = None,
     operation: str = "GET /v1/countries",
     mode: str = "live",
     **end: object,
 ) -> uuid.UUID:
-    """One entry of the ledger, admitted then; a call of so many units unless `end` has others."""
+    """One entry of the ledger, admitted then; a call of so many units unless `end` has others.
+
+    period_start: of a period that the entitlement has forgotten
+    """
     entitlement = Entitlement.objects.get(account=account)
-    period_start, _ = entitlements.current_period(entitlement, at)
+    if period_start:
+        period_s = int(period_start.timestamp())
+    else:
+        period_s, _ = entitlements.current_period(entitlement, at)
     event_id = uuid.uuid4()
     admitted_us = (at - entries.EPOCH) // timedelta(microseconds=1)
-    opened = (account.pk, uuid.UUID(int=7), mode, period_start, entitlement.terms_id, admitted_us)
+    opened = (account.pk, uuid.UUID(int=7), mode, period_s, entitlement.terms_id, admitted_us)
     ended = {
         "outcome": "completed",
         "status": 200,

@@ -3,10 +3,8 @@
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from itertools import pairwise
 from threading import Event
-from uuid import uuid4
 
 import pytest
 from django.core.exceptions import ValidationError
@@ -17,8 +15,7 @@ from django.utils import timezone
 
 from billing import contracts, explanations, invoices, subscriptions, terms
 from billing.models import Contract, Invoice, InvoiceCounter, InvoiceLine, PlanMeter, PlanVersion
-from gateway import chain, recording
-from gateway.entries import Entry
+from gateway import chain
 from gateway.models import LedgerHour, Meter, UsageEvent
 from keys import service_tokens
 from portal.models import Membership, User
@@ -256,12 +253,7 @@ def test_late_usage_is_on_the_next_invoice_at_what_its_period_would_have_cost_mo
 
 def record_of_march(account, recorded_at, calls):
     """A call of March that reaches the ledger when it is over."""
-    event = UsageEvent.objects.filter(account_id=account.pk, period_start=MARCH).first()
-    like_it = {field.name: getattr(event, field.name, "") for field in fields(Entry)}
-    late = Entry(**like_it | {"id": uuid4(), "units": {"calls": calls}})
-    with transaction.atomic():
-        recording.lock(0)
-        recording.record([late], recording.tick(0, recorded_at))
+    use(account, MARCH + 2 * DAY, calls, recorded_at=recorded_at, period_start=MARCH)
 
 
 def test_late_usage_after_the_end_of_everything_waits_for_an_invoice_of_its_own(account, plans):
