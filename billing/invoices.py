@@ -103,12 +103,13 @@ def _close(invoice: Invoice, before: Invoice | None, cut: datetime, now: datetim
         line.invoice, line.position = invoice, position
         line.currency = line.currency or currency
     InvoiceLine.objects.bulk_create(lines)
+    charges = any(line.amount_minor for line in lines)
     total = sum(line.amount_minor for line in lines if line.currency == currency)
     Invoice.objects.filter(pk=invoice.pk, state=Invoice.State.OPEN).update(
         state=Invoice.State.CLOSED,
         currency=currency,
         total_minor=total,
-        number=_next_number() if total and _we_issue(invoice.account_id, has) else None,
+        number=_next_number() if charges and _we_issue(invoice.account_id, has) else None,
         cut=cut,
         closed_at=now,
     )

@@ -77,7 +77,7 @@ class InvoiceLine(models.Model):
 
     invoice = models.ForeignKey(Invoice, models.PROTECT, related_name="lines")
     position = models.PositiveSmallIntegerField()
-    text = models.CharField(max_length=500)
+    text = models.TextField()
     meter = models.CharField(max_length=40, blank=True, help_text="Empty: the base price.")
     period_start = models.DateTimeField()
     terms_id = models.CharField(max_length=40, blank=True, help_text="Whose price it is.")
