@@ -41,7 +41,7 @@ DROP FUNCTION billing_refuse_closed();
 class Migration(migrations.Migration):
 
     dependencies = [
-         ('billing', '0006_invoices'),
+        ('billing', '0006_invoices'),
         ('portal', '0001_initial'),
     ]
 
