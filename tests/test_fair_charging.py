@@ -323,7 +323,7 @@ def test_the_docs_say_what_an_api_gives_away(api, client):
     limits = client.get(reverse("docs_limits")).content.decode()
     reference = client.get(reverse("docs_api", args=[api.slug])).content.decode()
 
-    assert "<code>304</code>, <code>404</code>" in limits
+    assert "<code>304</code>, <code>404</code>;" in limits
     assert "<code>304</code>, <code>404</code>" in reference
 
 

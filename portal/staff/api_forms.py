@@ -62,7 +62,8 @@ class StatusesField(forms.CharField):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(widget=forms.TextInput, max_length=400, required=False, **kwargs)
+        widget = forms.TextInput(attrs={"class": "vTextField"})
+        super().__init__(widget=widget, max_length=400, required=False, **kwargs)
 
     def prepare_value(self, value: Any) -> Any:
         return ", ".join(map(str, value)) if isinstance(value, list) else value
