@@ -25,7 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from billing.models import ProviderEvent
+from billing.models import ProviderEvent, Shipment
 from gateway import chain, counters, ledger
 from gateway.models import CounterCorrection, LedgerClock, QuarantinedEntry, RefusalRollup
 from keys import records
@@ -33,6 +33,12 @@ from keys import records
 log = structlog.get_logger(__name__)
 
 HOUR = timedelta(hours=1)
+UNSENT = (
+    Shipment.State.PENDING,
+    Shipment.State.UNKNOWN,
+    Shipment.State.REFUSED,
+    Shipment.State.HELD,
+)
 # Who comes by a proxy on this machine is on loopback, too, and not who this page is for.
 FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP", "HTTP_FORWARDED", "HTTP_VIA")
 
@@ -153,11 +159,21 @@ def inbox(_now: datetime) -> Iterable[Metric]:
     return (events,)
 
 
+def shipments(_now: datetime) -> Iterable[Metric]:
+    """Usage that a provider has yet to be told of, or that staff have to look at."""
+    unsent = GaugeMetricFamily(
+        "keystile_shipments", "Shipments of usage that have not arrived.", labels=["state"]
+    )
+    for state in UNSENT:
+        unsent.add_metric([state], Shipment.objects.filter(state=state).count())
+    return (unsent,)
+
+
 Group = Callable[[datetime], Iterable[Metric]]
 # What is asked of each service, and how it says that it is away.
 SERVICES: tuple[tuple[str, type[Exception], tuple[Group, ...]], ...] = (
     ("redis", RedisError, (stream,)),
-    ("postgres", DatabaseError, (books, inbox)),
+    ("postgres", DatabaseError, (books, inbox, shipments)),
 )
 
 

@@ -74,6 +74,7 @@ def test_the_bookkeeping_is_told_as_it_is(client):
     assert told["keystile_counter_corrections_total",] == 1
     assert told["keystile_inbox_events", "waiting"] == 2
     assert told["keystile_inbox_events", "dead"] == 1
+    assert told["keystile_shipments", "held"] == told["keystile_shipments", "pending"] == 0
     assert told["keystile_up", "redis"] == told["keystile_up", "postgres"] == 1
 
 
