@@ -16,12 +16,15 @@ from uuid import UUID
 
 from django.db import DataError, connection
 from django.db.models import QuerySet
+from psycopg.errors import InvalidTextRepresentation, NumericValueOutOfRange
 
 from gateway import chain, cloudevents
 from gateway.cloudevents import Entry
 from gateway.models import LedgerHour, UsageEvent, UsageRollup
 
 EVERYTHING = datetime.min.replace(tzinfo=UTC)
+
+UNREADABLE = (InvalidTextRepresentation, NumericValueOutOfRange)
 
 MONTHS = """
 SELECT to_date(right(relname, 7), 'YYYY_MM')
@@ -39,7 +42,9 @@ WITH entry AS (
         SELECT 'calls' AS meter, 1 AS calls, coalesce((units ->> 'calls')::bigint, 0) AS amount
         WHERE outcome <> 'reported'
         UNION ALL
-        SELECT key, 0, value::bigint FROM jsonb_each_text(units)
+        SELECT key, 0, value::bigint FROM jsonb_each_text(
+            CASE jsonb_typeof(units) WHEN 'object' THEN units ELSE '{}' END
+        )
         WHERE key <> 'calls' OR outcome = 'reported'
     ) AS used
     WHERE account_id = %(account)s AND admitted_at >= %(start)s
@@ -165,7 +170,9 @@ class Audit:
                 cursor.execute(ROLLUP_DIFFERENCES, given)
                 differences = cursor.fetchall()
         except DataError as error:
-            yield Fault(account_id, None, f"its units can't be summed: {error}".strip())
+            if not isinstance(error.__cause__, UNREADABLE):
+                raise
+            yield Fault(account_id, None, "its units can't be summed: some are no numbers")
             return
         for mode, api, operation, meter, *figures in differences:
             entries, rolled = (f"{c}/{u}/{b}" for c, u, b in (figures[::2], figures[1::2]))

@@ -47,6 +47,11 @@ class Progress:
     def percent(self) -> int:
         return min(100, 100 * self.done // self.total) if self.total else 100
 
+    @property
+    def mark(self) -> str:
+        """Different for whatever is told differently."""
+        return f"{self.state}-{self.done}-{self.total}"
+
 
 class Running:
     """An export that is being sent; `close` ends it wherever it is, and frees its place."""

@@ -24,8 +24,6 @@ FORMATS: list[tuple[Format, str]] = [
     ("csv", "CSV, for a spreadsheet"),
 ]
 DAYS_SHOWN = 30
-# After so many questions about an export that hasn't begun, it won't: its page stops asking.
-MOST_QUESTIONS = 20
 WITHIN = [MinValueValidator(date(2000, 1, 1)), MaxValueValidator(date(2199, 12, 31))]
 
 
@@ -85,18 +83,11 @@ def export_file(request: AccountRequest, export_id: UUID) -> HttpResponseBase:
 @require_GET
 @member()
 def export_progress(request: AccountRequest, export_id: UUID) -> HttpResponse:
-    """How far the export is; asks again until it has ended."""
+    """How far the export is; 204 while it hasn't begun, and if what is shown is still so."""
     progress = downloads.progress_of(request.account.pk, export_id)
-    asked = request.GET.get("asked", "")
-    questions = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 4 else 0
-    is_over = progress is not None and progress.state is not downloads.State.RUNNING
-    context = {
-        "progress": progress,
-        "export_id": export_id,
-        "questions": questions + 1,
-        "asks_again": not is_over and (progress is not None or questions < MOST_QUESTIONS),
-    }
-    return render(request, "usage/_progress.html", context)
+    if progress is None or request.GET.get("seen") == progress.mark:
+        return HttpResponse(status=204)
+    return render(request, "usage/_progress.html", {"progress": progress, "export_id": export_id})
 
 
 def _page(

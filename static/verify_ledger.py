@@ -159,27 +159,45 @@ class Check:
             units = sum(part["units"] for part in hours)
             if "units" in line and line["units"] != units:
                 self.fault(f"invoice, {name}", f"it bills {line['units']} units of {units}")
+            digests = "".join(f"{part['hour']} {part['digest']}\n" for part in hours)
+            if line.get("root") not in (None, sha256(digests)):
+                self.fault(f"invoice, {name}", "its root is not that of its hours")
             print(f"{name}: {units:,} units in {len(hours):,} hours")
 
     def part(self, where: str, line: Any, part: Any, by_hour: Any) -> None:
+        """What one hour has of a line: all that the line is about, and nothing else."""
         found = [data for data in by_hour.get(part["hour"], ()) if data["digest"] == part["digest"]]
         if part["hour"] not in by_hour:
             self.fault(where, "the files don't have it")
         elif not found:
             self.fault(where, "its digest is another in the files")
         else:
-            most = sum(total["billable"] for total in found[0]["totals"] if is_of(total, line))
-            if part["units"] > most:
-                self.fault(where, f"it bills {part['units']} units, and the hour has {most}")
+            of_line = [total for total in found[0]["totals"] if is_of(total, line)]
+            billable = sum(total["billable"] for total in of_line)
+            events = sum(total["events"] for total in of_line)
+            if part["units"] != billable or part.get("events", events) != events:
+                self.fault(
+                    where,
+                    f"it bills {part['units']} units of {part.get('events', events)} events, "
+                    f"and the hour has {billable} of {events}",
+                )
 
 
 def is_of(total: Any, line: Any) -> bool:
-    """Whether usage may be on an invoice line, by whatever the line says about itself."""
-    for name in ("period", "terms", "api", "operation", "meter"):
+    """Whether usage is a line's, by what the line says of itself: nothing means any."""
+    for name in ("period", "terms", "meter"):
         if line.get(name) not in (None, "", total[name]):
             return False
-    wanted = line.get("dimensions") or {}
-    return all(total["dimensions"].get(name) == value for name, value in wanted.items())
+    others = line.get("except") or ()
+    return matches(total, line) and not any(matches(total, other) for other in others)
+
+
+def matches(total: Any, wanted: Any) -> bool:
+    for name in ("api", "operation"):
+        if wanted.get(name) not in (None, "", total[name]):
+            return False
+    dimensions = wanted.get("dimensions") or {}
+    return all(total["dimensions"].get(name) == value for name, value in dimensions.items())
 
 
 def form(data: Any) -> bytes:

@@ -230,21 +230,44 @@ def test_invoice_lines_are_compared_with_their_hours(account, tmp_path):
         {"hour": f"{hour.hour:%Y-%m-%dT%H:%M:%SZ}", "digest": hour.digest, "events": 2, "units": 1}
         for hour in LedgerHour.objects.order_by("hour")
     ]
-    line = {"text": "Calls", "meter": "calls", "units": 3, "hours": hours}
-    base = {"text": "Pro", "amount_minor": 20_000}
+    digests = "".join(f"{part['hour']} {part['digest']}\n" for part in hours)
+    line = {
+        "text": "Calls",
+        "meter": "calls",
+        "period": "2026-05-01T00:00:00Z",
+        "terms": "version:3",
+        "api": "",
+        "operation": "",
+        "dimensions": {},
+        "except": [{"api": "", "operation": "GET /v1/other", "dimensions": {}}],
+        "units": 3,
+        "root": hashlib.sha256(digests.encode()).hexdigest(),
+        "hours": hours,
+    }
+    base = {"text": "Pro", "amount_minor": 20_000, "hours": [], "root": ""}
+    content = jsonl(account.pk)
 
-    code, said = run_verifier(tmp_path, jsonl(account.pk), invoice={"lines": [base, line]})
+    code, said = run_verifier(tmp_path, content, invoice={"lines": [base, line]})
     assert code == 0, said
     assert "Calls: 3 units in 3 hours" in said
 
     wrong = [
-        line | {"units": 4},
-        line | {"units": 4, "hours": [hours[0] | {"units": 2}, *hours[1:]]},
-        line | {"hours": [hours[0] | {"digest": "0" * 64}, *hours[1:]]},
-        line | {"hours": [hours[0] | {"hour": "2026-04-10T09:00:00Z"}, *hours[1:]]},
+        {"units": 4},
+        {"root": "0" * 64},
+        {"meter": "rows"},
+        {"period": "2026-04-01T00:00:00Z"},
+        {"operation": "GET /v1/other"},
+        {"dimensions": {"model": "x"}},
+        {"except": [{"api": "holidays"}]},
+        {"units": 4, "hours": [hours[0] | {"units": 2}, *hours[1:]]},
+        {"hours": [hours[0] | {"events": 3}, *hours[1:]]},
+        {"hours": [hours[0] | {"digest": "0" * 64}, *hours[1:]]},
+        {"hours": [hours[0] | {"hour": "2026-04-10T09:00:00Z"}, *hours[1:]]},
     ]
-    for one in wrong:
-        assert run_verifier(tmp_path, jsonl(account.pk), invoice={"lines": [one]})[0] == 1
+    for changes in wrong:
+        code, said = run_verifier(tmp_path, content, invoice={"lines": [line | changes]})
+        assert code == 1, changes
+        assert "invoice, Calls" in said
 
 
 def test_the_verifier_needs_nothing_but_an_old_python():
@@ -422,19 +445,28 @@ def test_the_page_tells_how_far_a_download_is(browser, account):
     used(account)
     export_id = uuid.uuid4()
     progress = reverse("usage_export_progress", args=[export_id])
-    assert "Preparing" in browser.get(progress).content.decode()
-    assert "did not begin" in browser.get(progress, {"asked": "20"}).content.decode()
+    assert browser.get(progress).status_code == 204
 
     answer = browser.get(*file_of(export_id))
     begun = browser.get(progress).content.decode()
     list(answer.streaming_content)
-    over = browser.get(progress).content.decode()
+    over = browser.get(progress, {"seen": "running-0-12"}).content.decode()
 
     assert "0 of 12 entries" in begun
-    assert "every 1s" in begun
+    assert "seen=running-0-12" in begun
     assert "Complete" in over
     assert "12 of 12 entries" in over
-    assert "every 1s" not in over
+    assert browser.get(progress, {"seen": "complete-12-12"}).status_code == 204
+
+
+def test_a_download_that_is_broken_off_says_so(browser, account):
+    used(account)
+    export_id = uuid.uuid4()
+
+    browser.get(*file_of(export_id)).close()
+
+    progress = reverse("usage_export_progress", args=[export_id])
+    assert "Stopped before its end" in browser.get(progress).content.decode()
 
 
 @pytest.mark.parametrize(
@@ -461,8 +493,10 @@ def test_outsiders_see_nothing_of_an_export(browser, account):
     outsider.force_login(make_account().members.get(), "django.contrib.auth.backends.ModelBackend")
 
     assert b"".join(outsider.get(*file_of(export_id)).streaming_content) == b""
-    seen = outsider.get(reverse("usage_export_progress", args=[uuid.uuid4()]))
-    assert "12" not in seen.content.decode()
+    foreign = uuid.uuid4()
+    list(browser.get(*file_of(foreign)).streaming_content)
+    seen = outsider.get(reverse("usage_export_progress", args=[foreign]))
+    assert (seen.status_code, seen.content) == (204, b"")
     for name, arguments in (("usage_export", []), ("usage_export_file", [export_id])):
         page = reverse(name, args=arguments)
         assert Client().get(page)["Location"].startswith("/login/")
