@@ -487,7 +487,6 @@ def test_the_openapi_document_is_valid_and_describes_every_operation():
         f"{KEYS}/{{key_id}}",
         f"{KEYS}/{{key_id}}/rotate",
         f"{KEYS}/{{key_id}}/revoke",
-        "/api/v1/events",
     }
     for item in document["paths"].values():
         for operation in item.values():
@@ -495,7 +494,8 @@ def test_the_openapi_document_is_valid_and_describes_every_operation():
             assert "Scope: `" in operation["description"]
             assert operation["security"] == [{"serviceToken": []}]
             good = [a for code, a in operation["responses"].items() if code in ("200", "201")]
-            assert all(answer["content"]["application/json"]["examples"] for answer in good)
+            json_ones = [a["content"].get("application/json") for a in good]
+            assert all(answer["examples"] for answer in json_ones if answer)
             assert "application/problem+json" in operation["responses"]["404"]["content"]
 
 
