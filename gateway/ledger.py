@@ -2,8 +2,8 @@
 
 The stream is the queue. A batch is read, stored in one transaction under the partition's
 advisory lock, and deleted from the stream after commit; killed in between, it is read again
-and the ledger's primary key turns it away. The rollup is fed by the rows really inserted, in
-the same statement. What can't be stored is put into quarantine and never blocks the rest.
+and the ledger's primary key turns it away. The rollups are fed by the rows really inserted, in
+the same transaction. What can't be stored is put into quarantine and never blocks the rest.
 
 Refusals are drained too: their counters only grow, so that storing them again is harmless.
 """
@@ -183,7 +183,8 @@ def _store(calls: list[Call], recorded_at: datetime) -> tuple[int, list[Reject]]
     try:
         return recording.record([call.entry for call in calls], recorded_at), []
     except DatabaseError as error:
-        if getattr(error.__cause__, "sqlstate", "")[:2] not in ENTRYS_FAULT:
+        state = getattr(error.__cause__, "sqlstate", None) or ""  # none: the connection is lost
+        if state[:2] not in ENTRYS_FAULT:
             raise
         if len(calls) == 1:
             return 0, [Reject(calls[0].stream_id, calls[0].fields, str(error))]

@@ -1,5 +1,7 @@
 import json
+import os
 import random
+import socket
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -332,6 +334,24 @@ def test_a_database_that_cannot_work_is_nobodys_fault():
             with pytest.raises(OperationalError, match="timeout"):
                 drain()
         cursor.execute("SET statement_timeout = 0")
+
+    assert waiting() == 1
+    assert not QuarantinedEntry.objects.exists()
+    assert drain() == 1
+
+
+def test_a_connection_lost_while_storing_is_nobodys_fault():
+    add(entry())
+    connection.ensure_connection()
+    line = socket.socket(fileno=os.dup(connection.connection.fileno()))
+
+    with line, ThreadPoolExecutor(2) as elsewhere:
+        elsewhere.submit(lock_the_rollup_for, 1.0)
+        time.sleep(0.2)
+        elsewhere.submit(lambda: (time.sleep(0.4), line.shutdown(socket.SHUT_RDWR)))
+        with pytest.raises(OperationalError):
+            drain()
+    connection.close()
 
     assert waiting() == 1
     assert not QuarantinedEntry.objects.exists()

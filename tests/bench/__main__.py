@@ -22,20 +22,23 @@ SCALE = "scale"
 
 
 def main() -> int:
+    is_contest = os.environ.get("ONLY") != SCALE
     missing = machine.missing_for_all()
-    if missing and os.environ.get("ONLY") != SCALE:
+    if missing and is_contest:
         sys.stderr.write(f"Nothing can be measured without {' and '.join(missing)}.\n")
         return 1
     # Ended from outside, nothing that was started stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cores = machine.Cores.of_this_machine()
-    # A ledger that is only loaded to be asked need not outlive a power cut.
-    durable = os.environ.get("ONLY") != SCALE
     CACHE.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="session-", dir=CACHE))
     try:
+        if not is_contest:
+            # A ledger that is only loaded to be asked need not outlive a power cut.
+            with Services(folder / "stores", durable=False) as services:
+                return _ask(folder, services)
         # Everything but the contestants: the client, the backend and the stores.
-        with processes.pinned(cores.rest), Services(folder / "stores", durable=durable) as services:
+        with processes.pinned(cores.rest), Services(folder / "stores", durable=True) as services:
             return _measure(folder, services, cores)
     except KeyboardInterrupt:
         return 130
@@ -46,7 +49,30 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# What is imported within names models, which can't be done before the settings are read.
+
+
 def _measure(folder: Path, services: Services, cores: machine.Cores) -> int:
+    _set_up(folder, services)
+    from tests.bench import checks, report, session
+
+    plan = session.Plan.from_environ(os.environ)
+    try:
+        results = session.run(plan, folder, CACHE, cores)
+    except checks.DoesLess as less:
+        sys.stderr.write(f"{less}\n")
+        return 1
+    return report.publish(results, plan, cores, ROOT / "docs" / "benchmarks.md")
+
+
+def _ask(folder: Path, services: Services) -> int:
+    _set_up(folder, services)
+    from tests.bench import scale
+
+    return scale.run(os.environ.get("SCALE_ROWS") or scale.DEFAULT_ROWS)
+
+
+def _set_up(folder: Path, services: Services) -> None:
     os.environ |= {
         **{name: draw() for name, draw in SECRETS.items()},
         "DATABASE_URL": services.database_url,
@@ -59,22 +85,9 @@ def _measure(folder: Path, services: Services, cores: machine.Cores) -> int:
         "DJANGO_SETTINGS_MODULE": "portal.settings",
     }
     django.setup()
-    # These name models, which can't be imported before the settings are read.
     from django.core.management import call_command
 
-    from tests.bench import checks, report, scale, session
-
-    if os.environ.get("ONLY") == SCALE:
-        call_command("migrate", verbosity=0)
-        return scale.run(os.environ.get("SCALE_ROWS") or scale.DEFAULT_ROWS)
-    plan = session.Plan.from_environ(os.environ)
     call_command("migrate", verbosity=0)
-    try:
-        results = session.run(plan, folder, CACHE, cores)
-    except checks.DoesLess as less:
-        sys.stderr.write(f"{less}\n")
-        return 1
-    return report.publish(results, plan, cores, ROOT / "docs" / "benchmarks.md")
 
 
 if __name__ == "__main__":
