@@ -8,7 +8,7 @@ within a minute that two periods share is put where it belongs. Changes no shipm
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -147,7 +147,7 @@ def _line(account: _Account, until: datetime, *, ask: bool) -> ReconciliationLin
         line.note = str(error)[:300]
         return line
     line.differs = line.difference != 0
-    line.difference_minor = _cost(account, line.difference or 0)
+    line.difference_minor = _cost(account, line.difference or 0, until)
     line.note = ", ".join(
         f"{units:,} {State(state).label}"
         for state, units in sorted(by_state.items())
@@ -184,11 +184,11 @@ def _counted(account: _Account, until: datetime) -> int:
     return int(total - sums["others"] + sums["elsewhere"])
 
 
-def _cost(account: _Account, difference: int) -> int:
+def _cost(account: _Account, difference: int, until: datetime) -> int:
     """Minor units: what our units cost less what the provider's do.
 
-    Which terms and operation the units that differ were of nobody knows: supposed are the latest
-    terms, and the price that holds for all operations.
+    Which units differ nobody knows: those of the latest terms are supposed, the most used kind
+    first.
     """
     if not difference or not account.units_by_terms:
         return 0
@@ -196,23 +196,22 @@ def _cost(account: _Account, difference: int) -> int:
     price = terms.price_of(terms_id)
     if price is None:
         return 0
-    units = account.units_by_terms[terms_id]
-    theirs = max(0, units - difference)
-    amounts = [
-        sum(
-            line.amount_minor
-            for line in rating.rate(price, [_anyhow(terms_id, account.meter, counted)])
-            if line.meter == account.meter
-        )
-        for counted in (units, theirs)
+    account_id = account.subscription.account_id
+    ours = [
+        one
+        for one in usage.priced_units(account_id, account.period_start, until)
+        if (one.meter, one.terms_id) == (account.meter, terms_id)
     ]
-    return amounts[0] - amounts[1]
+    theirs, left = [], difference
+    for one in sorted(ours, key=lambda one: -one.units):
+        units = max(0, one.units - left)
+        theirs.append(replace(one, units=units))
+        left -= one.units - units
+    return _amount(price, ours) - _amount(price, theirs)
 
 
-def _anyhow(terms_id: str, meter: str, units: int) -> usage.PricedUnits:
-    return usage.PricedUnits(
-        terms_id=terms_id, api="", operation="", meter=meter, dimensions={}, units=units
-    )
+def _amount(price: rating.Price, quantities: list[usage.PricedUnits]) -> int:
+    return sum(line.amount_minor for line in rating.rate(price, quantities)[1:])
 
 
 def _minute(moment: datetime) -> datetime:

@@ -108,8 +108,8 @@ def test_units_are_summed_by_what_a_price_may_depend_on(plans):
     assert Counter(held) == Counter(
         [
             ("calls", "", 5),
-            ("tokens", '{ "model" : "large" }', 1000),
-            ("tokens", '{ "model" : "small" }', 60),
+            ("tokens", '{"model":"large"}', 1000),
+            ("tokens", '{"model":"small"}', 60),
         ]
     )
 
