@@ -13,7 +13,8 @@ help: ## List the targets
 	@echo "  make test takes ARGS= for pytest."
 	@echo "  make bench takes BENCH_SECONDS=5, BENCH_ROUNDS=3 and ONLY=keystile,lua,…,"
 	@echo "  ONLY=drain, or ONLY=scale with SCALE_ROWS=1000000,50000000"
-	@echo "  make torture takes SECONDS=120 and SEED= to repeat a run's order of kills"
+	@echo "  make torture takes CALLS=20000, KILLS=30, SEED= to repeat a run's order of blows,"
+	@echo "  and KEEP=folder for the clients' logs and the data."
 
 run: ## Start everything and print where to click; Ctrl-C stops all of it
 	@.ci/venv requirements.txt
@@ -47,7 +48,8 @@ bench: ## Measure the gateway against its peers; rewrites docs/benchmarks.md
 
 torture: ## Kill everything at random under load, then reconcile the books
 	@.ci/venv requirements-dev.txt
-	@exec $(VENV)/bin/python -m tests.torture --seconds=$(or $(SECONDS),120) $(if $(SEED),--seed=$(SEED))
+	@exec $(VENV)/bin/python -m tests.torture $(if $(CALLS),--calls=$(CALLS)) \
+		$(if $(KILLS),--kills=$(KILLS)) $(if $(SEED),--seed=$(SEED)) $(if $(KEEP),--keep=$(KEEP))
 
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"

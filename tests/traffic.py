@@ -162,9 +162,11 @@ def make_customer(granted: Terms | None = None, *, mode: str = "live") -> Custom
     return Customer(account, *make_key(account, mode))
 
 
-def make_key(account: Account, mode: str = "live") -> tuple[ApiKey, str]:
+def make_key(account: Account, mode: str = "live", **settings: Any) -> tuple[ApiKey, str]:
     with committed():
-        return issuance.create(account, name="key", mode=mode, actor=None, address=None, now=NOW)
+        return issuance.create(
+            account, name="key", mode=mode, actor=None, address=None, now=NOW, settings=settings
+        )
 
 
 def put_on_sale(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -79,12 +80,16 @@ def _handler_of(double: Double) -> type[BaseHTTPRequestHandler]:
         def serve(self) -> None:
             target = urlsplit(self.path)
             length = int(self.headers.get("Content-Length") or 0)
+            sent = self.rfile.read(length)
+            if len(sent) < length:  # its sender died
+                self.close_connection = True
+                return
             request = Request(
                 self.command,
                 target.path,
                 dict(parse_qsl(target.query, keep_blank_values=True)),
                 {name.lower(): value for name, value in self.headers.items()},
-                self.rfile.read(length),
+                sent,
             )
             if len(request.body) < length:  # whoever asked died in the middle of it
                 self.close_connection = True
@@ -130,10 +135,17 @@ def _handler_of(double: Double) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # whoever asked may be gone
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def serving(double: Double) -> Iterator[Double]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(double))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _handler_of(double))
     double.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

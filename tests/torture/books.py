@@ -1,93 +1,139 @@
-"""After the kills: what clients saw against the ledger, the rollup and the quota."""
+"""What a run has left behind, as anybody could read it: log files, Postgres, Redis."""
 
 from __future__ import annotations
 
-import re
-import sys
-import time
-from collections import Counter
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import redis
+from psycopg.rows import dict_row
 
-from gateway.sweep import sweep
-from tests.installation import OPENS, STREAM, Load, wait_for
+from billing.models import Shipment
+from gateway.counters import Check
 from tests.product import Product
+from tests.torture.blows import Struck
+from tests.torture.reporter import Reporter
+from tests.torture.stage import Caller
 
-SETTLE_SECONDS, DRAIN_SECONDS = 10, 120
-_EVENT = re.compile(r"\d\d:\d\d:\d\d (\S+)")
-
-
-def close(victim: Product, calling: Load, account: str, blows: Counter[str]) -> int:
-    """Waits for the ledger and prints the table: 0, or 1 if anything is lost or billed twice."""
-    seen = calling.seen
-    connection = redis.Redis.from_url(victim.facts["redis_url"])
-    settle_until = time.monotonic() + SETTLE_SECONDS
-    while connection.hlen(OPENS) and time.monotonic() < settle_until:
-        time.sleep(0.1)
-    # What is open now was a killed gateway's: swept before its time.
-    swept = sweep(connection, 0, int(time.time() * 1000) + 10**7)
-    wait_for(lambda: not connection.xlen(STREAM), DRAIN_SECONDS, "the stream is drained")
-
-    with psycopg.connect(victim.facts["database_url"]) as database:
-        rows = database.execute(
-            "SELECT id::text, billable, outcome FROM gateway_usageevent WHERE account_id = %s",
-            [account],
-        ).fetchall()
-        rolled = database.execute(
-            "SELECT coalesce(sum(billable_units), 0), coalesce(sum(calls), 0)"
-            " FROM gateway_usagerollup WHERE account_id = %s AND meter = 'calls'",
-            [account],
-        ).fetchone()
-        quarantined = database.execute("SELECT count(*) FROM gateway_quarantinedentry").fetchone()
-    counter = sum(
-        int(connection.get(name) or 0) for name in connection.scan_iter(f"used:*:{account}:live:*")
-    )
-    assert rolled is not None and quarantined is not None  # noqa: PT018
-    recorded = {row[0] for row in rows}
-    billed = {row[0] for row in rows if row[1]}
-    answered = set(seen.events)
-    unanswered = len(billed - answered)
-    unbilled = len(answered - billed)
-    most_unbilled = blows["gateway"] * calling.connections
-
-    facts = [
-        ("blows", ", ".join(f"{count} x {blow}" for blow, count in sorted(blows.items()))),
-        ("answered 200, whole", len(seen.events)),
-        ("refused 503", seen.statuses[503]),
-        ("broken off", seen.broken),
-        ("slowest answer, s", f"{seen.slowest_seconds:.2f}"),
-        ("in the ledger", len(rows)),
-        ("  of these billed", len(billed)),
-        ("  of these abandoned", sum(row[2] == "abandoned" for row in rows)),
-        ("settled by the sweep", swept),
-    ]
-    checks = [
-        ("answers that nobody promises", len(seen.strange), len(seen.strange) == 0),
-        ("answered and not in the ledger", len(answered - recorded), answered <= recorded),
-        ("in the ledger twice", len(rows) - len(recorded), len(rows) == len(recorded)),
-        ("billed, never answered whole", unanswered, unanswered <= seen.broken),
-        ("answered, unbilled (gateway killed)", unbilled, unbilled <= most_unbilled),
-        ("rollup: units billed", rolled[0], rolled[0] == len(billed)),
-        ("rollup: calls", rolled[1], rolled[1] == len(rows)),
-        ("quota counter", counter, counter == len(billed)),
-        ("quarantined", quarantined[0], quarantined[0] == 0),
-        ("tracebacks of the gateway", (found := _tracebacks(victim)), found == 0),
-    ]
-    for name, value in facts:
-        sys.stdout.write(f"  {name:<38}{value}\n")
-    for name, figure, holds in checks:
-        sys.stdout.write(f"  {name:<38}{figure:<12}{'ok' if holds else 'WRONG'}\n")
-    for strange in seen.strange[:5]:
-        sys.stdout.write(f"  {strange}\n")
-    return 0 if all(holds for _, _, holds in checks) else 1
+Row = dict[str, Any]
+LEDGER = """
+SELECT id::text, account_id::text AS account, key_id::text AS key, mode, outcome, status, code,
+    billable, units, credits, extract(epoch FROM period_start)::bigint AS period_s,
+    extract(epoch FROM admitted_at)::float AS admitted
+FROM gateway_usageevent WHERE account_id = ANY(%s::uuid[])
+"""
+ROLLUP = """
+SELECT account_id::text AS account, meter, sum(calls)::bigint AS calls,
+    sum(billable_units)::bigint AS billed
+FROM gateway_usagerollup WHERE account_id = ANY(%s::uuid[]) GROUP BY 1, 2
+"""
+REPORTED = """
+SELECT known.account_id::text AS account, known.event_id AS report,
+    event.account_id::text AS booked, event.units, event.billable, event.outcome
+FROM gateway_reportedevent AS known
+LEFT JOIN gateway_usageevent AS event ON event.id = known.usage_id
+"""
+DRAWN = "SELECT grant_id, credits FROM gateway_credituse WHERE account_id = ANY(%s::uuid[])"
+QUARANTINE = "SELECT error FROM gateway_quarantinedentry"
 
 
-def _tracebacks(victim: Product) -> int:
-    """In what the supervisor wrote of its gateways: events, with their indented lines."""
-    role, found = "", 0
-    for line in victim.log.read_text(errors="replace").splitlines():
-        if event := _EVENT.match(line):
-            role = event[1]
-        found += role == "gateway" and "Traceback" in line
-    return found
+@dataclass(frozen=True)
+class Run:
+    """What happened.
+
+    logs:    the folder of the clients' logs
+    reached: ids of the calls that the backend was asked
+    reporter: what the backend reported later
+    comparisons: of counters with the books, meanwhile and afterwards
+    drained: seconds from the last answer until every call was in the ledger
+    unshipped: what the payment provider does not count, though it should
+    provider: units that it counts, by account and meter
+    violations: what was wrong with what it was sent
+    """
+
+    product: Product
+    callers: list[Caller]
+    logs: Path
+    reached: set[str]
+    struck: list[Struck]
+    reporter: Reporter
+    comparisons: list[Check]
+    drained: float
+    unshipped: list[Shipment]
+    provider: dict[tuple[str, str], int]
+    violations: list[str]
+
+
+@dataclass(frozen=True)
+class Books:
+    """What is written of it: by the clients, in Postgres, and in Redis' counters by name.
+
+    rows:     of calls
+    reported: rows of usage that was reported later
+    known:    reports, each with its row
+    """
+
+    seen: list[Row]
+    rows: list[Row]
+    reported: list[Row]
+    known: list[Row]
+    rolled: list[Row]
+    drawn: dict[int, int]
+    quarantined: list[Row]
+    counters: dict[str, int]
+
+    @classmethod
+    def read(cls, run: Run) -> Books:
+        accounts = sorted({caller.account for caller in run.callers})
+        with psycopg.connect(run.product.facts["database_url"], row_factory=dict_row) as database:
+            rows = database.execute(LEDGER, [accounts]).fetchall()
+            rolled = database.execute(ROLLUP, [accounts]).fetchall()
+            drawn = database.execute(DRAWN, [accounts]).fetchall()
+            known = database.execute(REPORTED).fetchall()
+            quarantined = database.execute(QUARANTINE).fetchall()
+        holders = {*accounts, *(caller.key for caller in run.callers)}
+        grants = {str(row["grant_id"]) for row in drawn}
+        with redis.Redis.from_url(run.product.facts["redis_url"]) as store:
+            names = {
+                name.decode() for kind in ("used:*", "drawn:*") for name in store.scan_iter(kind)
+            }
+            counted = {
+                name: int(store.get(name) or 0)
+                for name in names
+                if name.split(":")[2] in holders | grants
+            }
+        return cls(
+            seen=[
+                json.loads(line)
+                for log in sorted(run.logs.glob("client-*.jsonl"))
+                for line in log.read_text().splitlines()
+            ],
+            rows=[row for row in rows if row["outcome"] != "reported"],
+            reported=[row for row in rows if row["outcome"] == "reported"],
+            known=known,
+            rolled=rolled,
+            drawn={row["grant_id"]: row["credits"] for row in drawn},
+            quarantined=quarantined,
+            counters=counted,
+        )
+
+    @cached_property
+    def by_id(self) -> dict[str, Row]:
+        return {row["id"]: row for row in self.rows}
+
+    @cached_property
+    def good(self) -> set[str]:
+        """Ids of the calls that were answered 2xx, to the end."""
+        return {call["event"] for call in self.seen if call["complete"] and is_good(call)}
+
+    @cached_property
+    def abandoned(self) -> list[Row]:
+        return [row for row in self.rows if row["outcome"] == "abandoned"]
+
+
+def is_good(call: Row) -> bool:
+    return 200 <= call["status"] < 300
