@@ -6,6 +6,7 @@ as it is. The two agree, or somebody has changed one of them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -62,30 +63,41 @@ def found(line: InvoiceLine, hour: Hour) -> Found | None:
     closed = LedgerHour.objects.filter(account_id=account_id, hour=hour.hour).first()
     if closed is None:
         return None
-    entries = _of_line(chain.entries_of_hour(closed), line)
+    names = {
+        name
+        for total in closed.totals
+        if total["meter"] == line.meter
+        for name in total["split_by"]
+    }
+    entries = _of_line(chain.entries_of_hour(closed), line, names)
     amount = Cast(KeyTextTransform(line.meter, "units"), BigIntegerField())
     sums = entries.aggregate(events=Count("id"), units=Sum(amount, filter=Q(billable=True)))
     return Found(entries, sums["events"], sums["units"] or 0)
 
 
-def _of_line(entries: QuerySet[UsageEvent], line: InvoiceLine) -> QuerySet[UsageEvent]:
+def _of_line(
+    entries: QuerySet[UsageEvent], line: InvoiceLine, names: Collection[str]
+) -> QuerySet[UsageEvent]:
+    """names: the dimensions by which the hour summed the meter; its prices saw no other."""
     used = Q(units__has_key=line.meter)
     if line.meter == CALLS:
         used |= ~Q(outcome=UsageEvent.Outcome.REPORTED)
     entries = entries.filter(
         used,
-        _matches(line.selects["filter"]),
+        _matches(line.selects["filter"], names),
         mode=ApiKey.Mode.LIVE,
         period_start=line.period_start,
         terms_id__in=line.selects["terms"],
     )
     for other in line.selects["except"]:
-        entries = entries.exclude(_matches(other))
+        entries = entries.exclude(_matches(other, names))
     return entries
 
 
-def _matches(stored: dict[str, object]) -> Q:
+def _matches(stored: dict[str, object], names: Collection[str]) -> Q:
     wanted = rating.parse_filter(stored)
+    if not {name for name, _ in wanted.dimensions} <= set(names):
+        return Q(id__in=())
     condition = Q()
     if wanted.api:
         condition &= Q(api=wanted.api)

@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import contracts, explanations, invoices, subscriptions, terms
+from billing import contracts, explanations, invoices, subscriptions, tasks, terms
 from billing.models import Contract, Invoice, InvoiceCounter, InvoiceLine, PlanMeter, PlanVersion
 from gateway import chain
 from gateway.models import LedgerHour, Meter, UsageEvent
@@ -22,7 +22,7 @@ from portal.models import Membership, User
 from tests.factories import make_account, make_api, make_member, make_plans
 from tests.ledger_world import DAY, HOUR, close, closed, lines, month, subscribe, tell, use
 from tests.markup import faults
-from tests.shop import coming_bill
+from tests.shop import coming_bill, until, working
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_clean")]
 
@@ -453,6 +453,44 @@ def test_an_entry_is_found_on_the_line_of_its_price_only(account, plans):
         4: (1, 4),
         24: (2, 24),
     }
+
+
+def test_a_dimension_counts_from_the_hour_on_that_sums_by_it(account, plans):
+    version = PlanVersion.objects.create(plan=plans["pro"].plan, number=2)
+    one_dollar = [{"up_to": None, "price": "1.00", "per": 1}]
+    PlanMeter.objects.create(
+        version=version,
+        meter=Meter.objects.get(name="calls"),
+        included_units=0,
+        past_included="bill",
+        tiers=one_dollar,
+        special_prices=[{"dimensions": {"model": "large"}, "tiers": one_dollar}],
+    )
+    subscribe(account, version, MARCH)
+    use(account, MARCH, 1, meta={"model": "large"})
+    chain.close_hours(MARCH + HOUR)
+    Meter.objects.filter(name="calls").update(dimensions=["model"])
+    use(account, MARCH + HOUR, 2, meta={"model": "large"})
+    close(APRIL + HOUR)
+
+    special, others = closed(account)[0].lines.all()
+    for line, units in ((special, 2), (others, 1)):
+        (hour,) = explanations.hours(line)
+        found = explanations.found(line, hour)
+        assert (hour.units, found.units, found.events) == (units, units, 1)
+
+
+def test_beat_closes_what_is_due(account, plans):
+    subscription = subscribe(account, plans["basic"], MARCH)
+    use(account, MARCH + DAY)
+    tell(subscription, APRIL)
+    chain.close_hours(APRIL + HOUR)
+
+    with working():
+        tasks.close_invoices.delay()
+        until(lambda: bool(closed(account)))
+
+    assert lines(closed(account)[0])[-1] == ("1 calls of 10,000 included", 0)
 
 
 # ------------------------------------------------------------------ pages and API
