@@ -147,6 +147,26 @@ def test_a_page_makes_no_more_queries_for_ten_rows_than_for_one(
             desk.get(page)
 
 
+@pytest.mark.parametrize(
+    ("written", "kept", "reason"),
+    [
+        ("model\nregion", ["model", "region"], ""),
+        ("", [], ""),
+        ("the model", None, "“the model” is no name of metadata"),
+        ("a\nb\nc\nd\ne", None, "4 dimensions at most"),
+        ("model\nmodel", None, "named once"),
+    ],
+)
+def test_a_meters_dimensions_are_names_of_metadata(desk, written, kept, reason):
+    sent = {"name": "tokens", "label": "tokens", "dimensions": written}
+
+    answer = desk.post(reverse("admin:gateway_meter_add"), sent)
+
+    assert reason in answer.content.decode()
+    stored = Meter.objects.filter(name="tokens").values_list("dimensions", flat=True)
+    assert list(stored) == ([] if kept is None else [kept])
+
+
 @commits
 def test_staff_without_a_permission_do_not_get_the_pages_it_guards(staff, client):
     helper = User.objects.create_user("helper@example.com", "a long enough one", is_staff=True)

@@ -28,6 +28,8 @@ TIMEOUTS = {
     "total": "Total",
 }
 PRIVATE = "The upstream is a private address, which the gateway calls only where it is allowed."
+MOST_DIMENSIONS = 4
+METADATA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}", re.ASCII)
 STATUS = re.compile(r"[0-9]{3}", re.ASCII)
 SETTLED_BY_API = range(201, 500)
 """Statuses of which an API says whether they are billed."""
@@ -214,6 +216,32 @@ def _clean(judge: Callable[[str], Judged], given: str) -> Judged:
         return judge(given)
     except catalogue.InvalidTerms as invalid:
         raise ValidationError(str(invalid)) from None
+
+
+class MeterForm(ModelForm[Meter]):
+    dimensions = LinesField(
+        label="Dimensions",
+        help_text="Metadata of a call that usage is summed by and that a price may depend on, one "
+        f"name per line, {MOST_DIMENSIONS} at most: “model”. For calls from then on.",
+    )
+
+    class Meta:
+        model = Meter
+        fields = ("name", "label", "description", "dimensions")
+
+    def clean_dimensions(self) -> list[str]:
+        names: list[str] = self.cleaned_data["dimensions"]
+        if len(names) > MOST_DIMENSIONS:
+            raise ValidationError(f"There are {MOST_DIMENSIONS} dimensions at most.")
+        for name in names:
+            if not METADATA_NAME.fullmatch(name):
+                raise ValidationError(
+                    f"“{name}” is no name of metadata: letters, digits, “_”, “.” and “-”, "
+                    "40 at most."
+                )
+        if len(set(names)) < len(names):
+            raise ValidationError("Each dimension is named once.")
+        return names
 
 
 class OperationForm(ModelForm[Operation]):

@@ -26,7 +26,7 @@ from gateway.models import (
 )
 from gateway.problems import PROBLEMS
 from portal.models import Account
-from portal.staff.api_forms import ApiForm, OperationForm, OperationFormSet
+from portal.staff.api_forms import ApiForm, MeterForm, OperationForm, OperationFormSet
 from portal.staff.desk import CappedPaginator, Desk, Facts, tag
 
 auditlog.register(Api, exclude_fields=["document", "upstream_headers_sealed", "identity_sealed"])
@@ -167,6 +167,7 @@ class ApiAdmin(Desk[Api]):
 
 @admin.register(Meter)
 class MeterAdmin(Desk[Meter]):
+    form = MeterForm
     list_display = ("name", "label", "description")
     search_fields = ("name", "label")
 
