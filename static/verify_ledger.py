@@ -149,30 +149,49 @@ class Check:
         by_hour: dict[str, list[dict[str, Any]]] = {}
         for (_, hour), data in self.known.items():
             by_hour.setdefault(hour, []).append(data)
+        claimed: set[tuple[str, int]] = set()
         for line in invoice["lines"]:
+            name = line.get("text") or line.get("meter") or "a line"
             hours = line.get("hours") or []
             if not hours:
+                if line.get("meter") and line.get("units"):
+                    self.fault(f"invoice, {name}", f"it bills {line['units']} units of no hour")
                 continue  # a base price has none
-            name = line.get("text") or line.get("meter") or "a line"
             for part in hours:
-                self.part(f"invoice, {name}, hour {part['hour']}", line, part, by_hour)
-            units = sum(part["units"] for part in hours)
-            if "units" in line and line["units"] != units:
-                self.fault(f"invoice, {name}", f"it bills {line['units']} units of {units}")
+                self.part(f"invoice, {name}, hour {part['hour']}", line, part, by_hour, claimed)
+            for what in ("units", "events"):
+                together = sum(part.get(what, 0) for part in hours)
+                if line.get(what, together) != together:
+                    self.fault(
+                        f"invoice, {name}", f"it says {line[what]} {what}, its hours {together}"
+                    )
             digests = "".join(f"{part['hour']} {part['digest']}\n" for part in hours)
             if line.get("root") not in (None, sha256(digests)):
                 self.fault(f"invoice, {name}", "its root is not that of its hours")
+            units = sum(part["units"] for part in hours)
             print(f"{name}: {units:,} units in {len(hours):,} hours")
+        currency = invoice.get("currency")
+        amounts = [line for line in invoice["lines"] if line.get("currency") == currency]
+        total = sum(line.get("amount_minor", 0) for line in amounts)
+        if invoice.get("total_minor", total) != total:
+            self.fault("invoice", f"its total is {invoice['total_minor']}, its lines make {total}")
 
-    def part(self, where: str, line: Any, part: Any, by_hour: Any) -> None:
-        """What one hour has of a line: all that the line is about, and nothing else."""
+    def part(
+        self, where: str, line: Any, part: Any, by_hour: Any, claimed: set[tuple[str, int]]
+    ) -> None:
+        """What one hour has of a line: all that the line is about, and of no other line."""
         found = [data for data in by_hour.get(part["hour"], ()) if data["digest"] == part["digest"]]
         if part["hour"] not in by_hour:
             self.fault(where, "the files don't have it")
         elif not found:
             self.fault(where, "its digest is another in the files")
         else:
-            of_line = [total for total in found[0]["totals"] if is_of(total, line)]
+            totals = found[0]["totals"]
+            places = {(part["hour"], at) for at in range(len(totals)) if is_of(totals[at], line)}
+            if places & claimed:
+                self.fault(where, "its units are billed twice")
+            claimed |= places
+            of_line = [totals[at] for _, at in places]
             billable = sum(total["billable"] for total in of_line)
             events = sum(total["events"] for total in of_line)
             if part["units"] != billable or part.get("events", events) != events:
@@ -290,7 +309,7 @@ def main() -> int:
     if check.faults:
         print(f"{said}: {check.faults:,} faults, named above")
         return 1
-    print(f"{said}: all right")
+    print(f"{said}: all right" if check.hours else f"{said}: nothing was checked")
     return 0
 
 

@@ -244,15 +244,19 @@ def test_invoice_lines_are_compared_with_their_hours(account, tmp_path):
         "root": hashlib.sha256(digests.encode()).hexdigest(),
         "hours": hours,
     }
-    base = {"text": "Pro", "amount_minor": 20_000, "hours": [], "root": ""}
+    base = {"text": "Pro", "amount_minor": 20_000, "currency": "USD", "hours": [], "root": ""}
+    line |= {"events": 6, "amount_minor": 5, "currency": "USD"}
+    whole = {"currency": "USD", "total_minor": 20_005, "lines": [base, line]}
     content = jsonl(account.pk)
 
-    code, said = run_verifier(tmp_path, content, invoice={"lines": [base, line]})
+    code, said = run_verifier(tmp_path, content, invoice=whole)
     assert code == 0, said
     assert "Calls: 3 units in 3 hours" in said
 
     wrong = [
         {"units": 4},
+        {"events": 7},
+        {"hours": []},
         {"root": "0" * 64},
         {"meter": "rows"},
         {"period": "2026-04-01T00:00:00Z"},
@@ -268,6 +272,36 @@ def test_invoice_lines_are_compared_with_their_hours(account, tmp_path):
         code, said = run_verifier(tmp_path, content, invoice={"lines": [line | changes]})
         assert code == 1, changes
         assert "invoice, Calls" in said
+
+    code, said = run_verifier(tmp_path, content, invoice=whole | {"total_minor": 20_006})
+    assert (code, "invoice: its total is 20006, its lines make 20005" in said) == (1, True)
+
+
+def test_units_that_an_invoice_bills_twice_are_found(account, tmp_path):
+    used(account)
+    hour = LedgerHour.objects.earliest("hour")
+    of_calls = [total for total in hour.totals if total["meter"] == "calls"]
+    part = {
+        "hour": f"{hour.hour:%Y-%m-%dT%H:%M:%SZ}",
+        "digest": hour.digest,
+        "events": sum(total["events"] for total in of_calls),
+        "units": sum(total["billable"] for total in of_calls),
+    }
+    once = {"text": "Calls", "meter": "calls", "units": part["units"], "hours": [part]}
+    content = jsonl(account.pk)
+    assert run_verifier(tmp_path, content, invoice={"lines": [once]})[0] == 0
+
+    twice = once | {"units": 2 * part["units"], "hours": [part, part]}
+    for lines in ([once, once], [twice]):
+        code, said = run_verifier(tmp_path, content, invoice={"lines": lines})
+        assert code == 1
+        assert "its units are billed twice" in said
+
+
+def test_a_file_without_a_closed_hour_is_not_called_all_right(tmp_path):
+    code, said = run_verifier(tmp_path, b"")
+
+    assert (code, said) == (0, "0 events in 0 hours: nothing was checked\n")
 
 
 def test_the_verifier_needs_nothing_but_an_old_python():
