@@ -50,7 +50,7 @@ class _Account:
 def in_use() -> list[str]:
     """Providers with metering that have or had subscriptions."""
     found = Subscription.objects.filter(provider__in=metering.PROVIDERS)
-    return sorted(found.values_list("provider", flat=True).distinct())
+    return list(found.order_by("provider").values_list("provider", flat=True).distinct())
 
 
 def reconcile(provider: str, now: datetime) -> Reconciliation:

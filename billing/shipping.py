@@ -160,6 +160,12 @@ def due(now: datetime) -> QuerySet[Shipment]:
     return Shipment.objects.filter(state__in=WAITING, next_attempt_at__lte=now)
 
 
+def providers_due(now: datetime) -> list[str]:
+    """Who is to be told something, each once."""
+    found = due(now).order_by("provider")
+    return list(found.values_list("provider", flat=True).distinct())
+
+
 def send(provider: str, now: datetime) -> int:
     """Sends what is due, batch by batch, as long as the provider takes any; how many it took.
 

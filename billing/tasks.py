@@ -103,7 +103,7 @@ def collect_shipments() -> None:
 @shared_task(ignore_result=True)
 def send_shipments() -> None:
     """A task for each provider that has something due, so that one that is away stops no other."""
-    for provider in shipping.due(timezone.now()).values_list("provider", flat=True).distinct():
+    for provider in shipping.providers_due(timezone.now()):
         send_to.delay(provider)
 
 

@@ -212,7 +212,8 @@ def test_a_provider_that_is_away_is_not_asked_about_everybody(pro, at_stripe):
 def test_only_providers_with_subscriptions_are_compared(pro):
     assert reconciliation.in_use() == []
 
-    subscribe("stripe", pro)
+    for customer_id in ("cus_1", "cus_2"):
+        subscribe("stripe", pro, customer_id)
     subscribe("none", pro, "")
 
     assert reconciliation.in_use() == ["stripe"]

@@ -480,6 +480,17 @@ def test_a_provider_that_takes_nothing_of_a_batch_is_left_alone(plans, at_dodo):
     assert not shipping.due(NOON + MINUTE + timedelta(seconds=2)).exists()
 
 
+def test_a_provider_with_much_to_be_told_is_told_by_one_task(plans, at_stripe):
+    subscription = subscribe("stripe", plans["pro"])
+    for hour in range(3):
+        use(subscription, NOON + hour * HOUR)
+    now = NOON + 3 * HOUR
+    shipping.collect(now)
+
+    assert shipping.due(now).count() == 3
+    assert shipping.providers_due(now) == ["stripe"]
+
+
 def test_one_process_at_a_time_sends_to_a_provider(plans, at_stripe):
     use(subscribe("stripe", plans["pro"]), NOON)
     shipping.collect(NOON)
