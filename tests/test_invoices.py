@@ -538,6 +538,8 @@ def test_an_invoice_is_taken_apart_down_to_its_calls(account, march):
     assert "agrees with its calls" in texts[hour]
     assert "3,300" in texts[hour]
     assert texts[hour].count("GET /v1/countries") == 2
+    called = UsageEvent.objects.filter(admitted_at__gte=MARCH + 2 * DAY)
+    assert all(str(call.id) in texts[hour] for call in called)
     listed = browser.get(reverse("invoices")).content.decode()
     assert invoice in listed
     assert faults(listed) == []
