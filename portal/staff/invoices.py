@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing import money
@@ -14,7 +15,7 @@ from portal.staff.desk import CappedPaginator, Facts, FactsInline, link, tag
 
 class LineInline(FactsInline[InvoiceLine, Invoice]):
     model = InvoiceLine
-    fields = ("text", "units", "included_units", "entries", "amount", "terms_id", "root")
+    fields = ("text", "units", "included_units", "entries", "amount", "terms_id", "short_root")
     readonly_fields = fields
     verbose_name_plural = "lines"
 
@@ -24,6 +25,12 @@ class LineInline(FactsInline[InvoiceLine, Invoice]):
     @admin.display(description="amount")
     def amount(self, line: InvoiceLine) -> str:
         return money.text(line.amount_minor, line.currency)
+
+    @admin.display(description="root")
+    def short_root(self, line: InvoiceLine) -> SafeString | str:
+        if not line.root:
+            return "–"
+        return format_html('<code title="{0}">{1}…</code>', line.root, line.root[:12])
 
 
 @admin.register(Invoice)
