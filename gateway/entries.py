@@ -101,7 +101,9 @@ def parse(fields: Mapping[bytes, bytes]) -> Entry:
         )
         _check(entry)
     except KeyError as error:
-        raise ValueError(f"{error} is missing") from error
+        name = error.args[0]
+        shown = name.decode() if isinstance(name, bytes) else name
+        raise ValueError(f"“{shown}” is missing") from error
     except (TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
     return entry

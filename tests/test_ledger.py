@@ -283,7 +283,7 @@ def test_what_cannot_be_read_goes_to_quarantine_and_blocks_nothing():
     assert UsageEvent.objects.count() == 3
     first, second = QuarantinedEntry.objects.order_by("pk")
     assert json.loads(bytes(first.payload)) == {"id": "nonsense"}
-    assert "missing" in first.error
+    assert first.error == "“open” is missing"
     assert "NUL" in second.error
     assert waiting() == 0
 
