@@ -18,19 +18,13 @@ from django.db import DataError, connection
 from django.db.models import QuerySet
 from psycopg.errors import InvalidTextRepresentation, NumericValueOutOfRange
 
-from gateway import chain, cloudevents
+from gateway import chain, cloudevents, partitions
 from gateway.cloudevents import Entry
 from gateway.models import LedgerHour, UsageEvent, UsageRollup
 
 EVERYTHING = datetime.min.replace(tzinfo=UTC)
 
 UNREADABLE = (InvalidTextRepresentation, NumericValueOutOfRange)
-
-MONTHS = """
-SELECT to_date(right(relname, 7), 'YYYY_MM')
-FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-WHERE inhparent = 'gateway_usageevent'::regclass
-"""
 
 # One statement sees one state of both tables, whatever is drained meanwhile.
 ROLLUP_DIFFERENCES = """
@@ -96,7 +90,7 @@ class Audit:
     retired: int = 0
 
     def __post_init__(self) -> None:
-        self.months = _months_kept()
+        self.months = frozenset(partitions.months())
 
     def faults(self, account_id: UUID) -> Iterator[Fault]:
         """The account's, in the order of hours, then those of its rollup."""
@@ -192,13 +186,6 @@ def accounts() -> list[UUID]:
         ids: QuerySet[Any] = model.objects.order_by().values_list("account_id", flat=True)
         found.update(ids.distinct())
     return sorted(found)
-
-
-def _months_kept() -> frozenset[date]:
-    """The months of admission that the ledger still has."""
-    with connection.cursor() as cursor:
-        cursor.execute(MONTHS)
-        return frozenset(month for (month,) in cursor.fetchall())
 
 
 def _months_of(hour: LedgerHour) -> Iterator[date]:

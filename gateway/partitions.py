@@ -35,10 +35,10 @@ ORDER BY relname
 def make_ahead(now: datetime) -> None:
     """Makes the partitions of this month and the next three, where they are missing."""
     first = now.astimezone(UTC).date().replace(day=1)
-    months = [first]
+    ahead = [first]
     for _ in range(MONTHS_AHEAD):
-        months.append(_following(months[-1]))
-    _ensure(months)
+        ahead.append(_following(ahead[-1]))
+    _ensure(ahead)
 
 
 def ensure(moments: Iterable[datetime]) -> None:
@@ -52,14 +52,18 @@ def drop_old(now: datetime, retention_months: int) -> None:
     One that holds an entry of an hour that isn't closed stays until it is. Raises
     `django.db.OperationalError` when others use the ledger for too long; nothing is lost.
     """
+    for month in months():
+        ended = datetime.combine(_following(month), time(), UTC)
+        if now - ended > SHORTEST and _months_between(ended, now) >= retention_months:
+            _drop(_name(month))
+
+
+def months() -> list[date]:
+    """The first days of the months of admission that the ledger has, the oldest first."""
     with connection.cursor() as cursor:
         cursor.execute(PARTITIONS)
         names = [name for (name,) in cursor.fetchall()]
-    for name in names:
-        year, month = map(int, name.split("_")[-2:])
-        ended = datetime.combine(_following(date(year, month, 1)), time(), UTC)
-        if now - ended > SHORTEST and _months_between(ended, now) >= retention_months:
-            _drop(name)
+    return [date(int(name[-7:-3]), int(name[-2:]), 1) for name in names]
 
 
 def _drop(name: str) -> None:
@@ -83,8 +87,8 @@ def _drop(name: str) -> None:
         log.info("partition.dropped", name=name)
 
 
-def _ensure(months: list[date]) -> None:
-    names = {_name(month): month for month in months}
+def _ensure(wanted: list[date]) -> None:
+    names = {_name(month): month for month in wanted}
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL",
@@ -105,6 +109,8 @@ def _make(name: str, month: date) -> None:
         if cursor.fetchone() != (None,):
             return
         cursor.execute(f"CREATE TABLE {name} (LIKE gateway_usageevent INCLUDING ALL)")
+        # Or the newest pages are read by all who ask for the last minutes, until vacuum comes by.
+        cursor.execute(f"ALTER INDEX {name}_recorded_at_idx SET (autosummarize = on)")
         cursor.execute(
             f"ALTER TABLE gateway_usageevent ATTACH PARTITION {name} "
             f"FOR VALUES FROM ('{month} 00:00+00') TO ('{_following(month)} 00:00+00')"

@@ -147,3 +147,15 @@ def test_a_retention_that_makes_no_sense_is_one_line_at_the_start(value):
 
     assert done.returncode != 0
     assert "LEDGER_RETENTION_MONTHS must be a whole number from 1 to 9999." in done.stderr
+
+
+def test_a_month_that_is_made_takes_new_pages_into_its_index_on_recording():
+    partitions.ensure([LONG_AGO])
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT reloptions FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+            "JOIN pg_am ON pg_am.oid = relam AND amname = 'brin' "
+            "WHERE indrelid = 'gateway_usageevent_2023_03'::regclass"
+        )
+        assert cursor.fetchall() == [(["autosummarize=on"],)]
