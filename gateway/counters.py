@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 1000
 MOST_WAITING = 20_000
-"""Entries in the stream: with more the drain is behind, and must not be kept waiting for this."""
+"""Entries in the stream, or in quarantine: the drain must not be kept waiting for more."""
 
 # Corrects a counter by what was sighted, once: of two who found it one is told 0.
 #
@@ -172,11 +172,16 @@ def _streamed(partition: int, latest: bytes | None) -> dict[UUID, Entry]:
 
 
 def _quarantined(partition: int) -> dict[UUID, Entry]:
-    """Calls that staff may yet bring into the ledger stay charged until they are given up."""
-    return _readable(
-        quarantine.fields(kept)
-        for kept in QuarantinedEntry.objects.filter(partition=partition, closed_at=None)
+    """Calls that staff may yet bring into the ledger stay charged until they are given up.
+
+    Raises `NotComparable` where there are so many that to read them would hold up the drain.
+    """
+    kept = list(
+        QuarantinedEntry.objects.filter(partition=partition, closed_at=None)[: MOST_WAITING + 1]
     )
+    if len(kept) > MOST_WAITING:
+        raise NotComparable(f"more than {MOST_WAITING} calls are in quarantine")
+    return _readable(map(quarantine.fields, kept))
 
 
 def _readable(many: Iterable[Mapping[bytes, bytes]]) -> dict[UUID, Entry]:

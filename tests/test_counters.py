@@ -339,6 +339,17 @@ def test_a_drain_that_is_far_behind_is_not_kept_waiting(customer):
         check()
 
 
+def test_more_than_can_be_read_in_quarantine_does_not_keep_the_drain_waiting(customer):
+    kept = [
+        QuarantinedEntry(stream_id=f"{number}-0", payload=b"{}", error="")
+        for number in range(counters.MOST_WAITING + 1)
+    ]
+    QuarantinedEntry.objects.bulk_create(kept, batch_size=5000)
+
+    with pytest.raises(counters.NotComparable, match="in quarantine"):
+        check()
+
+
 def test_the_command_says_what_it_found(customer, capsys):
     name = name_of(customer)
     records.connection().set(name, 5)
