@@ -128,7 +128,10 @@ def _record(partition: int, uses: Sequence[Use], now: datetime) -> None:
 
 
 class _Purse:
-    """An account's credits, as the ledger has drawn of them: calls on their way are not in it."""
+    """An account's credits, as the ledger has drawn of them: calls on their way are not in it.
+
+    terms: with grants, and meters that they pay for
+    """
 
     def __init__(self, account_id: UUID, terms: Terms):
         drawn = usage.credits_drawn(account_id)
@@ -142,7 +145,7 @@ class _Purse:
 
     def pay(self, entry: Entry) -> Entry:
         """The entry with what it draws, in the grants' order; what they don't cover is unpaid."""
-        if not (entry.billable and self._grants and self._meters):
+        if not entry.billable:
             return entry
         start = entry.period_start
         if start not in self._used:
@@ -171,12 +174,16 @@ class _Purse:
 
 
 def _with_credits(entries: Sequence[Entry]) -> list[Entry]:
-    accounts = {entry.account_id for entry in entries}
-    purses = {
-        row.pk: _Purse(row.pk, Terms.from_json(row.terms))
-        for row in Entitlement.objects.filter(pk__in=accounts)
-    }
-    return [purses[entry.account_id].pay(entry) for entry in entries]
+    """The drain waits meanwhile: nothing is asked about accounts that credits pay nothing for."""
+    purses = {}
+    for row in Entitlement.objects.filter(pk__in={entry.account_id for entry in entries}):
+        terms = Terms.from_json(row.terms)
+        if terms.grants and any(meter.past == "credits" for meter in terms.meters.values()):
+            purses[row.pk] = _Purse(row.pk, terms)
+    return [
+        purses[entry.account_id].pay(entry) if entry.account_id in purses else entry
+        for entry in entries
+    ]
 
 
 # ------------------------------------------------------------------ counters
