@@ -13,6 +13,7 @@ import redis
 import structlog
 
 from gateway.entries import EPOCH
+from gateway.ledger import Delivered
 from gateway.models import UsageEvent
 from keys import records
 
@@ -21,9 +22,6 @@ log = structlog.get_logger(__name__)
 # Of the stream so many entries are looked through, the newest: others are drained already,
 # unless the drain is far behind.
 MOST_OF_STREAM = 10_000
-
-
-Delivered = tuple[bytes, dict[bytes, bytes]]  # a stream id and the entry's fields
 
 
 class Call(NamedTuple):

@@ -26,6 +26,8 @@ drawn:{p00}:<grant>       integer, credits
 counted:{p00}:<batch>     string, for a minute: uses reported later that are in the counters already
 sightings:{p00}           hash  counter → what it lacks, as the last comparison with the books
                                 found it (gateway.counters)
+sweeping:{p00}            integer, epoch ms: since when Redis was there whenever the sweep asked;
+                          goes after half a lease (gateway.sweep)
 running:{p00}:<account>   zset  event id → deadline, epoch ms; where concurrency is limited
 gcra:{p00}:a:<account>, gcra:{p00}:k:<key id>                       integer, µs
 open:{p00}                hash  event id → the call as it was admitted (scripts/admit.lua)

@@ -18,8 +18,6 @@ from gateway.reports import FAULTS, Report
 from gateway.settle import MAX_REPORTED, MAX_UNITS
 
 MEMBERS = frozenset(Report.__dataclass_fields__) - {"at"} | {"time"}
-ENVELOPE = frozenset(("specversion", "id", "source", "type", "time", "data", "subject"))
-"""Attributes of a CloudEvent; others are extensions, which are not looked at."""
 MOST_ID_CHARACTERS = 100
 
 _RFC_3339 = re.compile(
@@ -58,7 +56,7 @@ def read(given: Any) -> Report:
 def read_cloud_event(given: Any) -> Report:
     """Reads one CloudEvent (1.0, JSON format); its data has what `id` and `time` do not say.
 
-    Raises `Invalid`.
+    Other attributes, which may be extensions, are not looked at. Raises `Invalid`.
     """
     if not isinstance(given, dict):
         raise Invalid("This is not a JSON object.")
