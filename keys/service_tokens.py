@@ -22,7 +22,7 @@ from keys.models import Entitlement, ServiceToken, ServiceTokenEvent
 log = structlog.get_logger(__name__)
 
 Scope = ServiceToken.Scope
-ACCOUNT_SCOPES = (Scope.KEYS_READ, Scope.KEYS_WRITE, Scope.USAGE_READ)
+ACCOUNT_SCOPES = (Scope.KEYS_READ, Scope.KEYS_WRITE, Scope.USAGE_READ, Scope.INVOICES_READ)
 SELLER_SCOPES = tuple(Scope)
 MOST_PER_ACCOUNT = 20
 USE_IS_WRITTEN_EVERY = timedelta(minutes=1)

@@ -66,7 +66,13 @@ def token_list(request: AccountRequest) -> HttpResponse:
 @limited("keys", (by_user, "120/h"))
 @member(Capability.KEYS)
 def token_create(request: AccountRequest) -> HttpResponse:
-    form = NewToken(service_tokens.ACCOUNT_SCOPES, request.POST or None)
+    sees_invoices = may(request.membership.role, Capability.BILLING)
+    offered = tuple(
+        scope
+        for scope in service_tokens.ACCOUNT_SCOPES
+        if sees_invoices or scope != ServiceToken.Scope.INVOICES_READ
+    )
+    form = NewToken(offered, request.POST or None)
     if form.is_valid():
         if (refusal := once.refusal(request, "token")) is not None:
             return refusal

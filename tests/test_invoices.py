@@ -599,7 +599,7 @@ def test_what_is_no_line_or_hour_of_an_invoice_is_404(account, march):
         assert browser.get(path).status_code == 404, path
 
 
-def api(account, path, scope="usage:read"):
+def api(account, path, scope="invoices:read"):
     _, text = service_tokens.create(
         account,
         name="books",
@@ -638,6 +638,6 @@ def test_the_api_keeps_invoices_to_their_account_and_scope(account, march, plans
     subscribe(outsider, plans["basic"], MARCH)
 
     assert api(outsider, path).status_code == 404
-    assert api(account, path, scope="keys:read").status_code == 403
+    assert api(account, path, scope="usage:read").status_code == 403
     assert api(outsider, "/api/v1/invoices").json()["data"] == []
     assert api(account, f"/api/v1/invoices?cursor={march.pk}").json()["data"] == []

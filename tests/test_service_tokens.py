@@ -253,6 +253,19 @@ def test_who_may_not_manage_keys_makes_and_revokes_no_token(account, role):
     assert token.revoked_at is None
 
 
+def test_who_sees_no_invoices_makes_no_token_that_reads_them(browser, account):
+    page = reverse("token_create")
+    given = {"name": "Books", "scopes": ["invoices:read"]}
+    developer = signed_in(make_member(account, "developer"))
+
+    refused = developer.post(page, form_of(developer, page, **given))
+    assert refused.status_code == 422
+    assert not account.service_tokens.exists()
+
+    browser.post(page, form_of(browser, page, **given))
+    assert account.service_tokens.get().scopes == ["invoices:read"]
+
+
 # ------------------------------------------------------------------ the admin's page
 
 

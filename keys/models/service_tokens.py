@@ -21,6 +21,7 @@ class ServiceToken(models.Model):
         KEYS_READ = "keys:read", "Look at keys"
         KEYS_WRITE = "keys:write", "Create, change, rotate and revoke keys"
         USAGE_READ = "usage:read", "Read usage"
+        INVOICES_READ = "invoices:read", "Read invoices"
         VERIFY = "verify", "Ask whether a call may go on (/gateway/.verify)"
         EVENTS_WRITE = "events:write", "Report usage"
 

@@ -120,12 +120,12 @@ class InvoicePage(serializers.Serializer[Any]):
 
 
 class Invoices(ControlView):
-    scopes = {"GET": Scope.USAGE_READ}
+    scopes = {"GET": Scope.INVOICES_READ}
 
     @extend_schema(
         operation_id="list_invoices",
         summary="List invoices",
-        description="The account's closed invoices, the latest first. Scope: `usage:read`.",
+        description="The account's closed invoices, the latest first. Scope: `invoices:read`.",
         parameters=[ACCOUNT, PageOf],
         responses=answers(on_200=InvoicePage),
         examples=[example("A page", {"data": [HEAD], "next_cursor": None}, code=200)],
@@ -144,13 +144,13 @@ class Invoices(ControlView):
 
 
 class OneInvoice(ControlView):
-    scopes = {"GET": Scope.USAGE_READ}
+    scopes = {"GET": Scope.INVOICES_READ}
 
     @extend_schema(
         operation_id="get_invoice",
         summary="Take an invoice apart",
         description="A closed invoice with its lines, and the hours of the ledger that each of "
-        "them rests on. Scope: `usage:read`.",
+        "them rests on. Scope: `invoices:read`.",
         parameters=[ACCOUNT],
         responses=answers(on_200=WholeInvoice),
         examples=[example("An invoice", HEAD | {"lines": [USAGE]}, code=200)],
