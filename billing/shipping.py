@@ -21,12 +21,12 @@ from django.db.models import F, Max, Min, QuerySet, Value
 from django.db.models.functions import Coalesce
 
 from billing import doubts
-from billing.alone import alone
 from billing.models import Shipment, ShippingClock, Subscription
 from billing.providers import metering
 from billing.providers.metering import Limits, Outcome, Refusal
 from billing.terms import OF_VERSION
 from gateway import recorded, recording
+from gateway.alone import alone
 from gateway.entries import EPOCH
 
 log = structlog.get_logger(__name__)

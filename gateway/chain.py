@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
@@ -19,10 +18,11 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Min, QuerySet
 
 from gateway import cloudevents, recording
+from gateway.alone import alone
 from gateway.cloudevents import HOUR, Entry
 from gateway.entries import dimensions
 from gateway.models import LedgerClosing, LedgerHour, Meter, UsageEvent
@@ -30,7 +30,7 @@ from keys.models import ApiKey
 
 log = structlog.get_logger(__name__)
 
-LOCK = 0x6B73_3000
+LOCK = "gateway.chain"
 ROWS_AT_ONCE = 2000
 
 
@@ -48,7 +48,7 @@ def close_hours(now: datetime) -> int:
     closed = closed_until()
     if closed is not None and closed >= floor(now):
         return 0
-    with _alone() as is_alone:
+    with alone(LOCK) as is_alone:
         if not is_alone:
             return 0
         with transaction.atomic():
@@ -149,23 +149,6 @@ def _used(entry: Entry) -> Iterator[tuple[str, int]]:
     if entry.outcome != UsageEvent.Outcome.REPORTED and "calls" not in entry.units:
         yield "calls", 0
     yield from entry.units.items()
-
-
-@contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether nobody else closes hours, until the end of the block.
-
-    The session holds the lock: who loses it has lost the connection too, and writes nothing.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
-        (is_alone,) = cursor.fetchone()
-    try:
-        yield is_alone
-    finally:
-        if is_alone:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
 
 
 def _close_before(end: datetime, now: datetime) -> int:

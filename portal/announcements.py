@@ -19,8 +19,8 @@ from django.db.models import Model
 from django.urls import reverse
 
 from billing import money
-from billing.alone import alone
 from billing.models import BillingEvent, EnterpriseRequest, Reconciliation
+from gateway.alone import alone
 from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
 from portal import mails, verification

@@ -15,11 +15,11 @@ from django.db import connection
 from django.utils import timezone
 
 from billing import doubts, inbox, shipping, tasks
-from billing.alone import alone
 from billing.models import ProviderEvent, Reconciliation, Shipment, ShippingClock
 from billing.providers import Forged, metering
 from billing.providers.stripe import webhooks
 from billing.sandbox.models import SandboxMeterEvent, SandboxOrder
+from gateway.alone import alone
 from gateway.models import Meter
 from tests.doubles.dodo import Dodo
 from tests.doubles.server import serving

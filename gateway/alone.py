@@ -12,7 +12,8 @@ from django.db import connection
 def alone(name: str) -> Iterator[bool]:
     """Whether this process is the one that does what the name says; others get False at once.
 
-    The lock belongs to the database session and goes with it, however the process ends.
+    The lock belongs to the database session and goes with it, however the process ends: who
+    loses it has lost the connection too, and writes nothing more.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
