@@ -40,6 +40,14 @@ class Request:
 
 
 @dataclass
+class Page:
+    """An answer for a browser: HTML, or a redirect to `location`."""
+
+    html: str = ""
+    location: str = ""
+
+
+@dataclass
 class Double:
     """`faults`: a status (nothing is done), "lost answer" or "500 after" (it is done), "drop"
     (it isn't), or "garbage" (it is done and the answer can't be read).
@@ -115,15 +123,22 @@ def _handler_of(double: Double) -> type[BaseHTTPRequestHandler]:
                 return
             if fault == "500 after":
                 answer, status = double.error(Refused(500, "As told.")), 500
-            body = b"<html>" if fault == "garbage" else json.dumps(answer).encode()
+            if isinstance(answer, Page):
+                body, content_type = answer.html.encode(), "text/html; charset=utf-8"
+                status = 303 if answer.location else status
+            else:
+                body = b"<html>" if fault == "garbage" else json.dumps(answer).encode()
+                content_type = "application/json"
             with contextlib.suppress(ConnectionError):
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", content_type)
+                if isinstance(answer, Page) and answer.location:
+                    self.send_header("Location", answer.location)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
-        do_GET = do_POST = serve  # noqa: N815 - the library's names
+        do_GET = do_POST = do_DELETE = serve  # noqa: N815 - the library's names
 
         def hang_up(self) -> None:
             self.close_connection = True
@@ -144,8 +159,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(double: Double) -> Iterator[Double]:
-    server = _Server(("127.0.0.1", 0), _handler_of(double))
+def serving(double: Double, port: int = 0) -> Iterator[Double]:
+    """port: 0 for any that is free"""
+    server = _Server(("127.0.0.1", port), _handler_of(double))
     double.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
