@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from allauth.account.models import EmailAddress
+from django.conf import settings
 from django.db import transaction
 from django.utils.text import slugify
 
@@ -167,9 +168,10 @@ def verify(user: User) -> None:
 def subscribe(account: Account, buyer: User, now: datetime) -> None:
     """Buys the plan once, as a buyer does: checkout, the sandbox's page, a card, its state.
 
-    Whoever ends the demo's subscription keeps it ended.
+    Whoever ends the demo's subscription keeps it ended. At another provider nothing is bought:
+    only the sandbox's cards are known to pay.
     """
-    if account.subscriptions.exists():
+    if account.subscriptions.exists() or settings.PAYMENT_PROVIDER != "sandbox":
         return
     version = price_list.current(PLAN)
     if version is None:
