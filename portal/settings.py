@@ -201,7 +201,7 @@ STAFF_EMAIL = env.str("STAFF_EMAIL", default="staff@example.com" if DEMO else ""
 
 # ------------------------------------------------------------------ payments
 PAYMENT_PROVIDER = env.str("PAYMENT_PROVIDER", default="sandbox" if DEMO else "")
-PROVIDERS = ("sandbox",)
+PROVIDERS = ("sandbox", "stripe")
 if PAYMENT_PROVIDER not in PROVIDERS:
     raise ImproperlyConfigured(f"PAYMENT_PROVIDER must be one of: {', '.join(PROVIDERS)}.")
 if PAYMENT_PROVIDER == "sandbox":
@@ -211,16 +211,35 @@ if PAYMENT_PROVIDER == "sandbox":
             "PAYMENT_PROVIDER=sandbox gives everything away and SITE_URL is not on loopback. "
             "Choose a real provider, or set ALLOW_SANDBOX=1 if that is what you want."
         )
-# Where usage is shipped to for subscriptions at these providers; empty: they can't be asked.
+# For subscriptions at these providers, checkouts or none; empty: they can't be asked.
 STRIPE_SECRET_KEY = env.str("STRIPE_SECRET_KEY", default="")
 STRIPE_WEBHOOK_SECRET = env.str("STRIPE_WEBHOOK_SECRET", default="")
 STRIPE_API_BASE = env.str("STRIPE_API_BASE", default="https://api.stripe.com").rstrip("/")
+STRIPE_CHECKOUT_ORIGIN = env.str("STRIPE_CHECKOUT_ORIGIN", default="https://checkout.stripe.com")
+# Who reckons the tax of a checkout (docs/payments.md).
+STRIPE_TAX = env.str("STRIPE_TAX", default="none")
+if STRIPE_TAX not in ("none", "automatic", "managed"):
+    raise ImproperlyConfigured("STRIPE_TAX must be one of: none, automatic, managed.")
+STRIPE_TAX_CODE = env.str("STRIPE_TAX_CODE", default="")
+if STRIPE_TAX == "managed" and not STRIPE_TAX_CODE:
+    raise ImproperlyConfigured(
+        "STRIPE_TAX=managed needs STRIPE_TAX_CODE, for example txcd_10103001."
+    )
+if PAYMENT_PROVIDER == "stripe":
+    if not (STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET.strip(", ")):
+        raise ImproperlyConfigured(
+            "PAYMENT_PROVIDER=stripe needs STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET "
+            "(docs/payments.md)."
+        )
+    # Browsers ask it of the redirect that answers the Buy button, too.
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(STRIPE_CHECKOUT_ORIGIN)
 DODO_PAYMENTS_API_KEY = env.str("DODO_PAYMENTS_API_KEY", default="")
 DODO_PAYMENTS_BASE_URL = env.str(
     "DODO_PAYMENTS_BASE_URL", default="https://live.dodopayments.com"
 ).rstrip("/")
 for _name, _address in (
     ("STRIPE_API_BASE", STRIPE_API_BASE),
+    ("STRIPE_CHECKOUT_ORIGIN", STRIPE_CHECKOUT_ORIGIN),
     ("DODO_PAYMENTS_BASE_URL", DODO_PAYMENTS_BASE_URL),
 ):
     if not _address.startswith(("http://", "https://")):

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol, cast
 
 from django.conf import settings
 
-# Stripe's adapter reads webhooks and meters usage; checkouts are made at the sandbox only.
 _ADAPTERS = ("sandbox", "stripe")
 
 

@@ -11,6 +11,8 @@ import stripe
 from django.conf import settings
 
 from billing.providers import Delivery, Forged, Subject, bodies
+from billing.providers.stripe.checkouts import REFERENCE
+from billing.providers.stripe.subscriptions import id_of
 
 _TOLERANCE_SECONDS = 300
 
@@ -23,12 +25,7 @@ def verify(headers: Mapping[str, str], body: bytes) -> Delivery:
     """
     given = {name.lower(): value for name, value in headers.items()}
     signature = given.get("stripe-signature", "")
-    try:
-        stripe.WebhookSignature.verify_header(
-            body, signature, settings.STRIPE_WEBHOOK_SECRET, _TOLERANCE_SECONDS
-        )
-    except (stripe.SignatureVerificationError, ValueError, TypeError) as error:
-        raise Forged(f"The signature does not hold ({type(error).__name__}).") from error
+    _demand_signed(body, signature)
     signed_at = re.search(r"(?:^|,)t=(\d{1,12})", signature)
     if signed_at is None or int(signed_at[1]) > time.time() + _TOLERANCE_SECONDS:
         raise Forged("The signature is of the future.")
@@ -41,6 +38,43 @@ def verify(headers: Mapping[str, str], body: bytes) -> Delivery:
     return Delivery(external_id, delivery_type, payload)
 
 
-def subject(delivery_type: str, payload: dict[str, Any]) -> Subject | None:  # noqa: ARG001
-    """No checkouts are made at Stripe yet, so that no delivery is about one."""
+def _demand_signed(body: bytes, signature: str) -> None:
+    """By one of the secrets: each of Stripe's destinations has its own, and a new one at times."""
+    secrets = [held.strip() for held in settings.STRIPE_WEBHOOK_SECRET.split(",")]
+    refused: Exception | None = None
+    for secret in filter(None, secrets):
+        try:
+            stripe.WebhookSignature.verify_header(body, signature, secret, _TOLERANCE_SECONDS)
+        except (stripe.SignatureVerificationError, ValueError, TypeError) as error:
+            refused = error
+        else:
+            return
+    raise Forged(f"The signature does not hold ({type(refused).__name__}).") from refused
+
+
+def subject(delivery_type: str, payload: dict[str, Any]) -> Subject | None:
+    """By the object that the event holds; what has become of it is asked for."""
+    about = _dict(_dict(payload, "data"), "object")
+    if delivery_type.startswith("checkout.session."):
+        return _subject(about.get("client_reference_id"), about.get("subscription"))
+    if delivery_type.startswith("customer.subscription."):
+        return _subject(_dict(about, "metadata").get(REFERENCE), about)
+    if delivery_type.startswith("invoice."):
+        details = _dict(_dict(about, "parent"), "subscription_details")
+        if not details:  # until 2025-03-31 (basil)
+            details = _dict(about, "subscription_details") | {
+                "subscription": about.get("subscription")
+            }
+        return _subject(_dict(details, "metadata").get(REFERENCE), details.get("subscription"))
     return None
+
+
+def _subject(reference: Any, subscription: Any) -> Subject | None:
+    """None for an invoice or a checkout that has nothing to do with a subscription of ours."""
+    found = Subject(reference if isinstance(reference, str) else "", id_of(subscription))
+    return found if found.reference or found.subscription_id else None
+
+
+def _dict(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    held = holder.get(name)
+    return held if isinstance(held, dict) else {}
