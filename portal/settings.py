@@ -3,6 +3,7 @@
 import logging
 import re
 import ssl
+from base64 import b64decode
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ STAFF_EMAIL = env.str("STAFF_EMAIL", default="staff@example.com" if DEMO else ""
 
 # ------------------------------------------------------------------ payments
 PAYMENT_PROVIDER = env.str("PAYMENT_PROVIDER", default="sandbox" if DEMO else "")
-PROVIDERS = ("sandbox", "stripe")
+PROVIDERS = ("sandbox", "stripe", "dodo")
 if PAYMENT_PROVIDER not in PROVIDERS:
     raise ImproperlyConfigured(f"PAYMENT_PROVIDER must be one of: {', '.join(PROVIDERS)}.")
 if PAYMENT_PROVIDER == "sandbox":
@@ -234,9 +235,28 @@ if PAYMENT_PROVIDER == "stripe":
     # Browsers ask it of the redirect that answers the Buy button, too.
     CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(STRIPE_CHECKOUT_ORIGIN)
 DODO_PAYMENTS_API_KEY = env.str("DODO_PAYMENTS_API_KEY", default="")
+DODO_PAYMENTS_WEBHOOK_KEY = env.str("DODO_PAYMENTS_WEBHOOK_KEY", default="")
+# Real money moves only where somebody says so.
 DODO_PAYMENTS_BASE_URL = env.str(
-    "DODO_PAYMENTS_BASE_URL", default="https://live.dodopayments.com"
+    "DODO_PAYMENTS_BASE_URL", default="https://test.dodopayments.com"
 ).rstrip("/")
+if PAYMENT_PROVIDER == "dodo":
+    required("DODO_PAYMENTS_API_KEY")
+    required("DODO_PAYMENTS_WEBHOOK_KEY")
+    # “Buy” is a form whose answer leads there.
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(
+        {
+            "https://live.dodopayments.com": "https://checkout.dodopayments.com",
+            "https://test.dodopayments.com": "https://test.checkout.dodopayments.com",
+        }.get(DODO_PAYMENTS_BASE_URL, DODO_PAYMENTS_BASE_URL)
+    )
+if DODO_PAYMENTS_WEBHOOK_KEY:
+    try:
+        b64decode(DODO_PAYMENTS_WEBHOOK_KEY.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise ImproperlyConfigured(
+            "DODO_PAYMENTS_WEBHOOK_KEY must be whsec_ and base64, as Dodo's dashboard shows it."
+        ) from None
 for _name, _address in (
     ("STRIPE_API_BASE", STRIPE_API_BASE),
     ("STRIPE_CHECKOUT_ORIGIN", STRIPE_CHECKOUT_ORIGIN),

@@ -107,6 +107,7 @@ def test_asking_twice_for_the_same_checkout_gives_the_same_order(shop):
     again = sandbox.create_checkout(
         Order(
             reference=str(row.pk),
+            version=str(row.version_id),
             description=order.description,
             amount_minor=order.amount_minor,
             currency=order.currency,

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast
 
 from django.conf import settings
 
-_ADAPTERS = ("sandbox", "stripe")
+_ADAPTERS = ("sandbox", "stripe", "dodo")
 
 
 class ProviderUnavailable(Exception):
@@ -30,10 +30,13 @@ class Forged(Exception):
 class Order:
     """What a buyer is sent to a hosted checkout for.
 
-    reference: our checkout's id; asking twice with the same one gives the same session
+    reference: our checkout's id; asking twice with the same one gives the same session, where
+               the provider keeps it
+    version:   id of the plan version that is bought; what is asked for one never changes
     """
 
     reference: str
+    version: str
     description: str
     amount_minor: int
     currency: str
@@ -134,9 +137,11 @@ def in_use(name: str) -> bool:
     """Whether deliveries of this provider are listened to.
 
     The sandbox's are so only where it is the provider of new checkouts: it gives everything
-    away, and settings refuse it off loopback without an explicit word. Stripe's are where there
-    is a secret to verify them with.
+    away, and settings refuse it off loopback without an explicit word. The others' are where
+    there is a secret to verify them with.
     """
     if name == "stripe":
         return bool(settings.STRIPE_WEBHOOK_SECRET)
+    if name == "dodo":
+        return bool(settings.DODO_PAYMENTS_WEBHOOK_KEY)
     return bool(name == settings.PAYMENT_PROVIDER)

@@ -138,7 +138,7 @@ def _handler_of(double: Double) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(body)
 
-        do_GET = do_POST = do_DELETE = serve  # noqa: N815 - the library's names
+        do_GET = do_POST = do_PATCH = do_DELETE = serve  # noqa: N815 - the library's names
 
         def hang_up(self) -> None:
             self.close_connection = True

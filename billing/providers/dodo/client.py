@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
+from typing import TypeVar
+
 import httpx
 from django.conf import settings
 from dodopayments import APIError, APIStatusError, DodoPayments
+from dodopayments.pagination import SyncDefaultPageNumberPagination
 
 from billing.providers import ProviderUnavailable
 
 _TIMEOUT = httpx.Timeout(20, connect=5)
+_PAGE = 100  # items of a list at once, the most that Dodo gives
+
+Answer = TypeVar("Answer")
 
 
 def open_client() -> DodoPayments:
@@ -24,6 +35,51 @@ def open_client() -> DodoPayments:
         timeout=_TIMEOUT,
         max_retries=0,
     )
+
+
+@contextmanager
+def asking() -> Iterator[DodoPayments]:
+    """A client whose failures are all `ProviderUnavailable`."""
+    try:
+        with open_client() as client:
+            yield client
+    except APIError as error:
+        raise ProviderUnavailable(f"Dodo: {said(error)}") from error
+    except json.JSONDecodeError as error:
+        raise ProviderUnavailable("Dodo: The answer is no JSON.") from error
+
+
+def understood(answer: object, kind: type[Answer]) -> Answer:
+    """The answer, if it is what was asked for; the library lets anything pass.
+
+    Raises `ProviderUnavailable`.
+    """
+    if not isinstance(answer, kind):
+        raise ProviderUnavailable(f"Dodo: The answer has no {kind.__name__}.")
+    return answer
+
+
+def moment(answer: object) -> datetime:
+    """A time of an answer, with its zone. Raises `ProviderUnavailable`."""
+    found = understood(answer, datetime)
+    if found.tzinfo is None:
+        raise ProviderUnavailable("Dodo: A time without its zone.")
+    return found
+
+
+def every(
+    list_page: Callable[[int, int], SyncDefaultPageNumberPagination[Answer]],
+) -> Iterator[Answer]:
+    """All items of a list, asked for by page number and page size.
+
+    The library's own way takes Dodo's first page, 0, for page 1, and leaves the second out.
+    """
+    for number in count():
+        page = understood(list_page(number, _PAGE), SyncDefaultPageNumberPagination)
+        items = understood(page.items, list)
+        yield from items
+        if len(items) < _PAGE:
+            return
 
 
 def never_left(error: APIError) -> bool:
