@@ -18,6 +18,7 @@ from django.utils import timezone
 from billing import checkout, inbox, subscriptions
 from billing.models import Checkout, ProviderEvent, Subscription
 from billing.providers import ProviderUnavailable, dodo
+from billing.providers.dodo import metering
 from keys.models import ApiKey
 from tests.doubles.dodo_shop import DodoShop, Hint
 from tests.doubles.server import serving
@@ -267,6 +268,25 @@ def test_the_product_is_found_behind_a_hundred_others(trade):
     trade.start(make_account())
 
     assert len(trade.dodo.products) == 121
+
+
+def test_usage_is_summed_over_every_page(trade):
+    at = timezone.now()
+    trade.dodo.events = {
+        f"evt_{n}": {
+            "event_id": f"evt_{n}",
+            "business_id": "bus_1",
+            "customer_id": "cus_1",
+            "event_name": "keystile_calls",
+            "timestamp": at.isoformat(),
+            "metadata": {"units": 1},
+        }
+        for n in range(350)
+    }
+
+    units = metering.total("cus_1", "keystile_calls", at, at + timedelta(hours=1))
+
+    assert units == 350
 
 
 # ------------------------------------------------------------------ a subscription's life

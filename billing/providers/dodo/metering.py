@@ -14,7 +14,7 @@ from dodopayments import APIError, APIStatusError, DodoPayments, NotFoundError
 from dodopayments.types import EventInputParam, UsageEventIngestResponse
 
 from billing.providers import ProviderUnavailable
-from billing.providers.dodo.client import never_left, open_client, said
+from billing.providers.dodo.client import every, never_left, open_client, said
 from billing.providers.metering import Limits, MeterEvent, Outcome, Refusal
 
 # An hour less a little, for the way there and for clocks that differ. For how long Dodo knows
@@ -25,7 +25,6 @@ LIMITS = Limits(
     undated=True,
     remembers=timedelta(hours=23),
 )
-_PAGE = 100
 _PAIRS, _NAME, _VALUE = 40, 100, 500  # of metadata; 50 pairs are allowed
 
 
@@ -58,12 +57,15 @@ def total(customer_id: str, name: str, start: datetime, end: datetime) -> int:
     second = timedelta(seconds=1)
     try:
         with open_client() as client:
-            listed = client.usage_events.list(
-                customer_id=customer_id,
-                event_name=name,
-                start=start - second,
-                end=end + second,
-                page_size=_PAGE,
+            listed = every(
+                lambda number, size: client.usage_events.list(
+                    customer_id=customer_id,
+                    event_name=name,
+                    start=start - second,
+                    end=end + second,
+                    page_number=number,
+                    page_size=size,
+                )
             )
             for event in listed:
                 if start <= event.timestamp < end:
