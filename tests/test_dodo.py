@@ -6,6 +6,7 @@ allow; a test moves the time and sends the deliveries.
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
+from django.test import Client
 from django.utils import timezone
 
 from billing import checkout, inbox, subscriptions
@@ -100,6 +102,22 @@ def test_a_purchase_on_dodos_page_issues_one_key(trade):
     assert inbox.waiting(timezone.now() + timedelta(days=1)).count() == 0
 
 
+def test_the_buy_button_leads_to_dodos_page(trade):
+    browser = Client()
+    browser.force_login(
+        make_account().members.get(), backend="django.contrib.auth.backends.ModelBackend"
+    )
+
+    answer = browser.post("/buy/basic/")
+    trade.dodo.faults.append("drop")
+    refused = browser.post("/buy/basic/")
+
+    assert (answer.status_code, answer.headers["Location"]) == (303, Checkout.objects.last().url)
+    assert answer.headers["Location"].startswith(f"{trade.dodo.url}/session/")
+    assert refused.status_code == 503
+    assert "Nothing was charged" in refused.content.decode()
+
+
 def test_a_purchase_whose_webhooks_are_lost_is_found_by_asking(trade):
     account = make_account()
     row = trade.start(account)
@@ -124,6 +142,35 @@ def test_deliveries_repeated_and_in_any_order_change_nothing(trade):
 
     assert ProviderEvent.objects.count() == len(told)
     assert_one_basic(account)
+
+
+def test_a_life_whose_deliveries_are_shuffled_and_lost_ends_as_a_clean_one(trade):
+    """Renewed, failing, recovered, planned to end, ended: eight times, each in its own disorder."""
+    for seed in range(8):
+        account, disorder = make_account(), random.Random(seed)  # noqa: S311 - no secret
+        row = trade.start(account)
+        trade.pay(row)
+        subscription_id = trade.subscription_of(row)["subscription_id"]
+        trade.dodo.renew(subscription_id)
+        trade.dodo.fail(subscription_id)
+        trade.dodo.renew(subscription_id)
+        trade.dodo.subscriptions[subscription_id]["cancel_at_next_billing_date"] = True
+        told = trade.dodo.outbox
+        trade.dodo.outbox = disorder.choices(told, k=2 * len(told))
+
+        trade.settle()
+        trade.dodo.renew(subscription_id)
+        disorder.shuffle(told)
+        trade.dodo.outbox += told
+        trade.settle()
+
+        subscription = account.subscriptions.get()
+        assert subscription.state == Subscription.State.ENDED
+        assert account.keys.count() == 1
+        assert [*account.billing_events.order_by("pk").values_list("kind", flat=True)] == [
+            "started",
+            "ended",
+        ]
 
 
 def test_a_delivery_of_the_past_tells_what_is_true_now(trade):
