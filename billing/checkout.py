@@ -125,7 +125,8 @@ def apply(account: Account, checkout_id: UUID, fetched: Fetched, now: datetime) 
         bought = subscriptions.Fetched(fetched.ticket, state.subscription)
         row.state = _paid(account, row, bought, now)
     row.save(update_fields=["state", "payment_pending", "error", "applied_ticket", "synced_at"])
-    if row.state == State.FAILED and was_on_its_way:
+    retriable = row.state == State.OPEN and row.error and not row.payment_pending
+    if was_on_its_way and (row.state == State.FAILED or retriable):
         # The buyer was told not to wait for it.
         history.record(
             BillingEvent.Kind.PURCHASE_FAILED,

@@ -221,6 +221,8 @@ def test_a_delayed_payment_starts_nothing_until_it_arrives(trade, paid):
     row.refresh_from_db()
     assert (row.state, row.payment_pending) == (State.COMPLETED if paid else State.OPEN, False)
     assert account.keys.count() == int(paid)
+    told = [event.kind for event in account.billing_events.all()]
+    assert told == ["started" if paid else "purchase_failed"]
 
 
 @pytest.mark.parametrize(("card", "ends"), [("", "expired"), ("decline", "failed")])
