@@ -11,6 +11,7 @@ from billing.providers import Order, ProviderUnavailable, Subject, stripe
 def order(**fields):
     given = {
         "reference": "0198",
+        "version": "1",
         "description": "Basic plan",
         "amount_minor": 5000,
         "currency": "USD",
