@@ -25,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from billing import shipping
 from billing.models import ProviderEvent, Shipment
 from gateway import chain, counters, ledger
 from gateway.models import CounterCorrection, LedgerClock, QuarantinedEntry, RefusalRollup
@@ -166,7 +167,13 @@ def shipments(_now: datetime) -> Iterable[Metric]:
     )
     for state in UNSENT:
         unsent.add_metric([state], Shipment.objects.filter(state=state).count())
-    return (unsent,)
+    read = GaugeMetricFamily(
+        "keystile_shipping_read_timestamp_seconds",
+        "Up to when the ledger was read for usage to ship: about a minute ago.",
+    )
+    if (read_until := shipping.lag().read_until) is not None:
+        read.add_metric([], read_until.timestamp())
+    return unsent, read
 
 
 Group = Callable[[datetime], Iterable[Metric]]

@@ -204,9 +204,11 @@ class Check:
 
 def is_of(total: Any, line: Any) -> bool:
     """Whether usage is a line's, by what the line says of itself: nothing means any."""
-    for name in ("period", "terms", "meter"):
+    for name in ("period", "meter"):
         if line.get(name) not in (None, "", total[name]):
             return False
+    if total["terms"] not in (line.get("terms") or [total["terms"]]):
+        return False
     others = line.get("except") or ()
     return matches(total, line) and not any(matches(total, other) for other in others)
 

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from billing.models import ProviderEvent
+from billing.models import ProviderEvent, ShippingClock
 from gateway import ledger
 from gateway.models import CounterCorrection, LedgerClosing, QuarantinedEntry, RefusalRollup
 from keys import records
@@ -61,6 +61,8 @@ def test_the_bookkeeping_is_told_as_it_is(client):
             dead_at=dead_at,
         )
 
+    ShippingClock.objects.create(at=now)
+
     told = read(client)
 
     assert told["keystile_stream_entries", "0"] == 2
@@ -75,6 +77,7 @@ def test_the_bookkeeping_is_told_as_it_is(client):
     assert told["keystile_inbox_events", "waiting"] == 2
     assert told["keystile_inbox_events", "dead"] == 1
     assert told["keystile_shipments", "held"] == told["keystile_shipments", "pending"] == 0
+    assert told["keystile_shipping_read_timestamp_seconds",] == pytest.approx(now.timestamp())
     assert told["keystile_up", "redis"] == told["keystile_up", "postgres"] == 1
 
 

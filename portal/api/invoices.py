@@ -38,7 +38,7 @@ USAGE = {
     "text": "2,300 calls past 10,000",
     "meter": "calls",
     "period": "2026-10-01T00:00:00Z",
-    "terms": "version:3",
+    "terms": ["version:3"],
     "api": "",
     "operation": "",
     "dimensions": {},
@@ -71,8 +71,8 @@ class Line(serializers.Serializer[Any]):
     period = serializers.DateTimeField(
         help_text="Start of the period of use; earlier than the invoice’s: recorded late."
     )
-    terms = serializers.CharField(
-        allow_null=True, help_text="The terms it was used under; null: several."
+    terms = serializers.ListField(
+        child=serializers.CharField(), help_text="The terms that it was used under."
     )
     api = serializers.CharField(help_text="Of this API only; empty: of all.")
     operation = serializers.CharField(help_text="Of this operation only; empty: of all.")
@@ -179,14 +179,13 @@ def head_json(invoice: Invoice) -> dict[str, Any]:
 
 
 def _line_json(line: InvoiceLine) -> dict[str, Any]:
-    used_under = line.selects.get("terms", [line.terms_id])
     units = line.selects.get("filter", {})
     return {
         "position": line.position,
         "text": line.text,
         "meter": line.meter,
         "period": _moment(line.period_start),
-        "terms": used_under[0] if len(used_under) == 1 else None,
+        "terms": line.selects.get("terms", [line.terms_id]),
         "api": units.get("api", ""),
         "operation": units.get("operation", ""),
         "dimensions": units.get("dimensions", {}),
