@@ -585,6 +585,7 @@ def test_under_asgi_an_export_is_sent_while_it_is_read(program, account):
         head, sizes = await call.receive_output(30), []
         while (message := await call.receive_output(30)).get("more_body"):
             sizes.append(len(message["body"]))
+        await call.wait(30)
         return head["status"], sizes
 
     status, sizes = asyncio.run(read())
@@ -631,8 +632,9 @@ def locks():
     """Places that are taken, by anybody."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid >= %s",
-            [export.LOCKS],
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 "
+            "AND classid BETWEEN %s AND %s",  # 2: of two numbers
+            [export.LOCKS, export.ACCOUNT_LOCKS + export.AT_ONCE_PER_ACCOUNT],
         )
         (count,) = cursor.fetchone()
     return count
