@@ -15,8 +15,7 @@ from django.db import transaction
 
 from billing import money, rating
 from billing.models import PastIncluded, Plan, PlanVersion
-
-CALLS = "calls"
+from gateway.models import CALLS
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
 
 from billing import rating
-from billing.catalogue import CALLS
 from billing.models import InvoiceLine
 from gateway import chain
-from gateway.models import LedgerHour, UsageEvent
+from gateway.models import CALLS, LedgerHour, UsageEvent
 from keys.models import ApiKey
 
 

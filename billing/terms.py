@@ -17,7 +17,6 @@ from django.conf import settings
 from django.db.models import Q
 
 from billing import caps, opening, periods, rating
-from billing.catalogue import CALLS
 from billing.models import (
     Contract,
     CreditGrant,
@@ -28,6 +27,7 @@ from billing.models import (
     Subscription,
 )
 from gateway import usage
+from gateway.models import CALLS
 from keys import entitlements
 from keys.entitlements import Grant, MeterTerms, Terms
 from keys.models import Entitlement

@@ -18,7 +18,7 @@ from uuid import UUID
 from django.db import connection
 
 from gateway.entries import Entry
-from gateway.models import Api, CreditUse, Meter, UsageEvent
+from gateway.models import CALLS, Api, CreditUse, Meter, UsageEvent
 from gateway.settle import Outcome
 from keys import records
 from keys.entitlements import current_period
@@ -29,7 +29,6 @@ CHUNK = 200  # accounts: the drain waits while so many are compared
 COUNTER_OUTLIVES = timedelta(days=40)
 # And a period without a known end is as long as the one before, or as this.
 LONGEST_PERIOD = timedelta(days=31)
-CALLS = "calls"
 
 # Holder by holder, as an index finds them: what is grouped inside can't become one join over all.
 # What is billable was charged.

@@ -21,9 +21,9 @@ import structlog
 from django.db import connection, transaction
 
 from gateway import partitions, recording, usage
-from gateway.consumption import CALLS, COUNTER_OUTLIVES, LONGEST_PERIOD
+from gateway.consumption import COUNTER_OUTLIVES, LONGEST_PERIOD
 from gateway.entries import Entry
-from gateway.models import ReportedEvent
+from gateway.models import CALLS, ReportedEvent
 from gateway.reports import FAULTS, Fault, Judge, Report, Use
 from keys import records
 from keys.entitlements import Terms

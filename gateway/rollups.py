@@ -18,10 +18,9 @@ from django.db import connection
 
 from gateway import histogram
 from gateway.entries import EPOCH, Entry, dimensions
-from gateway.models import Meter, UsageEvent
+from gateway.models import CALLS, Meter, UsageEvent
 
 QUARTER = timedelta(minutes=15)
-CALLS = "calls"
 
 Row = tuple[Any, ...]
 

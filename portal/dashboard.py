@@ -17,10 +17,9 @@ from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh
 
 from billing import catalogue, estimates, terms
-from billing.catalogue import CALLS
 from billing.models import Checkout
 from gateway import usage
-from gateway.models import Meter
+from gateway.models import CALLS, Meter
 from keys import issuance
 from keys.models import ApiKey, Entitlement
 from portal import charts, live, notices, quotas, samples

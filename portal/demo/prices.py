@@ -7,7 +7,7 @@ from datetime import datetime
 
 from billing import catalogue
 from billing.models import PastIncluded, Plan, PlanMeter, PlanVersion
-from gateway.models import Meter
+from gateway.models import CALLS, Meter
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ PLANS = (
 
 def seed(now: datetime) -> None:
     """Puts the plans on sale, once: those that exist already are left alone."""
-    calls, _ = Meter.objects.get_or_create(name=catalogue.CALLS, defaults={"label": "calls"})
+    calls, _ = Meter.objects.get_or_create(name=CALLS, defaults={"label": "calls"})
     for position, demo in enumerate(PLANS):
         plan, new = Plan.objects.get_or_create(
             slug=demo.slug,

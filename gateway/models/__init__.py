@@ -1,0 +1,36 @@
+"""What is on sale (APIs, operations, meters) and what was used of it (ledger, rollups)."""
+
+from gateway.models.catalogue import CALLS, Api, Meter, Operation, Routes, WrittenJSONField
+from gateway.models.ledger import (
+    CounterCorrection,
+    CreditUse,
+    LatencyRollup,
+    LedgerClock,
+    LedgerClosing,
+    LedgerHour,
+    QuarantinedEntry,
+    RefusalRollup,
+    ReportedEvent,
+    UsageEvent,
+    UsageRollup,
+)
+
+__all__ = [
+    "CALLS",
+    "Api",
+    "CounterCorrection",
+    "CreditUse",
+    "LatencyRollup",
+    "LedgerClock",
+    "LedgerClosing",
+    "LedgerHour",
+    "Meter",
+    "Operation",
+    "QuarantinedEntry",
+    "RefusalRollup",
+    "ReportedEvent",
+    "Routes",
+    "UsageEvent",
+    "UsageRollup",
+    "WrittenJSONField",
+]
