@@ -6,17 +6,39 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import pytest
 from django.db import transaction
 from django.db.models import Sum
 
 from billing.models import PlanVersion, Shipment, Subscription
 from gateway import partitions, recording
 from gateway.entries import Entry
+from tests.doubles.dodo import Dodo
+from tests.doubles.server import serving
+from tests.doubles.stripe import Stripe
 from tests.factories import make_account
 
 PERIOD = datetime(2026, 5, 1, 10, 7, 33, tzinfo=UTC)
 NEXT_PERIOD = datetime(2026, 6, 1, 10, 7, 33, tzinfo=UTC)
 NOON = datetime(2026, 5, 20, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def at_stripe(settings):
+    with serving(Stripe(now=NOON)) as double:
+        settings.STRIPE_API_BASE = double.url
+        settings.STRIPE_SECRET_KEY = double.key
+        yield double
+    assert not double.violations
+
+
+@pytest.fixture
+def at_dodo(settings):
+    with serving(Dodo(now=NOON)) as double:
+        settings.DODO_PAYMENTS_BASE_URL = double.url
+        settings.DODO_PAYMENTS_API_KEY = double.key
+        yield double
+    assert not double.violations
 
 
 def subscribe(provider: str, version: PlanVersion, customer_id: str = "cus_1") -> Subscription:

@@ -12,9 +12,6 @@ from billing.models import Reconciliation, ReconciliationLine, Shipment
 from gateway.models import UsageRollup
 from portal import announcements
 from portal.models import User
-from tests.doubles.dodo import Dodo
-from tests.doubles.server import serving
-from tests.doubles.stripe import Stripe
 from tests.factories import make_plans
 from tests.metered import NEXT_PERIOD, NOON, PERIOD, subscribe, use
 
@@ -26,24 +23,6 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 @pytest.fixture
 def pro():
     return make_plans()["pro"]
-
-
-@pytest.fixture
-def at_stripe(settings):
-    with serving(Stripe(now=NOON)) as double:
-        settings.STRIPE_API_BASE = double.url
-        settings.STRIPE_SECRET_KEY = double.key
-        yield double
-    assert not double.violations
-
-
-@pytest.fixture
-def at_dodo(settings):
-    with serving(Dodo(now=NOON)) as double:
-        settings.DODO_PAYMENTS_BASE_URL = double.url
-        settings.DODO_PAYMENTS_API_KEY = double.key
-        yield double
-    assert not double.violations
 
 
 def ship(double, provider, now):

@@ -21,9 +21,6 @@ from billing.providers.stripe import webhooks
 from billing.sandbox.models import SandboxMeterEvent, SandboxOrder
 from gateway.alone import alone
 from gateway.models import Meter
-from tests.doubles.dodo import Dodo
-from tests.doubles.server import serving
-from tests.doubles.stripe import Stripe
 from tests.factories import make_plans
 from tests.metered import NEXT_PERIOD, NOON, PERIOD, body_of, states, subscribe, use
 from tests.shop import until, working
@@ -36,24 +33,6 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 @pytest.fixture
 def plans():
     return make_plans()
-
-
-@pytest.fixture
-def at_stripe(settings):
-    with serving(Stripe(now=NOON)) as double:
-        settings.STRIPE_API_BASE = double.url
-        settings.STRIPE_SECRET_KEY = double.key
-        yield double
-    assert not double.violations
-
-
-@pytest.fixture
-def at_dodo(settings):
-    with serving(Dodo(now=NOON)) as double:
-        settings.DODO_PAYMENTS_BASE_URL = double.url
-        settings.DODO_PAYMENTS_API_KEY = double.key
-        yield double
-    assert not double.violations
 
 
 def ship(double, provider, now):
