@@ -15,6 +15,7 @@ from django.db import transaction
 
 from billing import money, rating
 from billing.models import PastIncluded, Plan, PlanVersion
+from billing.providers import Item
 from gateway.models import CALLS
 
 
@@ -71,6 +72,12 @@ def for_sale(version: PlanVersion) -> bool:
     plan = version.plan
     newest = current(plan.slug, interval=version.interval, currency=version.currency)
     return plan.kind == Plan.Kind.PAID and plan.listed and version == newest
+
+
+def item_of(version: PlanVersion) -> Item:
+    """What a provider is asked to sell."""
+    key = f"version:{version.pk}"
+    return Item(key, f"{version.plan.name} plan", version.base_price_minor)
 
 
 def promises(version: PlanVersion | None) -> tuple[str, ...]:

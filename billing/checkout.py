@@ -87,9 +87,7 @@ def _order(row: Checkout, account: Account, version: PlanVersion) -> Order:
     )
     return Order(
         reference=str(row.pk),
-        version=str(version.pk),
-        description=f"{version.plan.name} plan",
-        amount_minor=version.base_price_minor,
+        items=(catalogue.item_of(version),),
         currency=version.currency,
         interval=interval,
         customer_email=account.billing_email,

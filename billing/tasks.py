@@ -4,7 +4,6 @@ from uuid import UUID
 
 import structlog
 from celery import shared_task
-from django.utils import timezone
 
 from billing import (
     checkout,
@@ -17,6 +16,7 @@ from billing import (
 )
 from billing.providers import ProviderUnavailable
 from billing.sandbox import deliveries, orders
+from keys import clock
 
 log = structlog.get_logger(__name__)
 
@@ -26,20 +26,20 @@ _ROWS_AT_ONCE = 100
 @shared_task(ignore_result=True)
 def process_event(event_id: int) -> None:
     """One delivery of the inbox. What goes wrong is noted in its row and raised here."""
-    inbox.process(event_id, timezone.now())
+    inbox.process(event_id, clock.now())
 
 
 @shared_task(ignore_result=True)
 def process_waiting() -> None:
     """Deliveries whose next attempt is due, or whose message was lost."""
-    for event_id in inbox.waiting(timezone.now()).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+    for event_id in inbox.waiting(clock.now()).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
         process_event.delay(event_id)
 
 
 @shared_task(ignore_result=True)
 def sync_open_checkouts() -> None:
     """Checkouts that may have been paid without a webhook reaching us."""
-    now = timezone.now()
+    now = clock.now()
     checkout.fail_interrupted(now)
     for checkout_id in checkout.due_for_sync(now):
         sync_checkout.delay(str(checkout_id))
@@ -48,7 +48,7 @@ def sync_open_checkouts() -> None:
 @shared_task(ignore_result=True)
 def sync_checkout(checkout_id: str) -> None:
     try:
-        checkout.sync(UUID(checkout_id), timezone.now())
+        checkout.sync(UUID(checkout_id), clock.now())
     except ProviderUnavailable as error:
         log.warning("checkout.unanswered", checkout=checkout_id, error=str(error))
 
@@ -56,7 +56,7 @@ def sync_checkout(checkout_id: str) -> None:
 @shared_task(ignore_result=True)
 def advance_subscriptions() -> None:
     """What the passing of time does to subscriptions and contracts, once a minute."""
-    now = timezone.now()
+    now = clock.now()
     for account_id in subscriptions.due_to_advance(now) | contracts.due_to_advance(now):
         advance_account.delay(str(account_id))
     for due in subscriptions.due_for_sync(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
@@ -66,7 +66,7 @@ def advance_subscriptions() -> None:
 @shared_task(ignore_result=True)
 def advance_account(account_id: str) -> None:
     """A task of its own, so that an account that can't be advanced keeps no other waiting."""
-    now = timezone.now()
+    now = clock.now()
     subscriptions.advance(UUID(account_id), now)
     contracts.advance(UUID(account_id), now)
 
@@ -81,13 +81,13 @@ def close_invoices() -> None:
 @shared_task(ignore_result=True)
 def close_invoices_of(account_id: str) -> None:
     """A task of its own, so that an account whose usage can't be rated keeps no other waiting."""
-    invoices.close_due(UUID(account_id), timezone.now())
+    invoices.close_due(UUID(account_id), clock.now())
 
 
 @shared_task(ignore_result=True)
 def sync_subscription(subscription_id: str) -> None:
     try:
-        subscriptions.sync(UUID(subscription_id), timezone.now())
+        subscriptions.sync(UUID(subscription_id), clock.now())
     except ProviderUnavailable as error:
         log.warning("subscription.unanswered", subscription=subscription_id, error=str(error))
 
@@ -95,7 +95,7 @@ def sync_subscription(subscription_id: str) -> None:
 @shared_task(ignore_result=True)
 def collect_shipments() -> None:
     """What was recorded since the last time becomes shipments."""
-    now = timezone.now()
+    now = clock.now()
     shipping.collect(now)
     send_shipments()
 
@@ -103,32 +103,32 @@ def collect_shipments() -> None:
 @shared_task(ignore_result=True)
 def send_shipments() -> None:
     """A task for each provider that has something due, so that one that is away stops no other."""
-    for provider in shipping.providers_due(timezone.now()):
+    for provider in shipping.providers_due(clock.now()):
         send_to.delay(provider)
 
 
 @shared_task(ignore_result=True)
 def send_to(provider: str) -> None:
-    shipping.send(provider, timezone.now())
+    shipping.send(provider, clock.now())
 
 
 @shared_task(ignore_result=True)
 def reconcile_providers() -> None:
     """Each provider's counts against the ledger, once a day and when staff ask for it."""
-    shipping.collect(timezone.now())
+    shipping.collect(clock.now())
     for provider in reconciliation.in_use():
         reconcile_provider.delay(provider)
 
 
 @shared_task(ignore_result=True)
 def reconcile_provider(provider: str) -> None:
-    reconciliation.reconcile(provider, timezone.now())
+    reconciliation.reconcile(provider, clock.now())
 
 
 @shared_task(ignore_result=True)
 def sandbox_tick() -> None:
     """One second in the sandbox's world: its orders move on, its webhooks leave."""
-    now = timezone.now()
+    now = clock.now()
     orders.advance(now)
     for delivery_id in deliveries.due(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
         sandbox_deliver.delay(delivery_id)
@@ -136,4 +136,4 @@ def sandbox_tick() -> None:
 
 @shared_task(ignore_result=True)
 def sandbox_deliver(delivery_id: str) -> None:
-    deliveries.send(delivery_id, timezone.now())
+    deliveries.send(delivery_id, clock.now())

@@ -6,11 +6,11 @@ Answers as soon as the delivery is stored; everything else is the worker's.
 from django.conf import settings
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from billing import inbox, providers, tasks
+from keys import clock
 
 MAX_BODY_BYTES = 256 * 1024
 
@@ -24,7 +24,7 @@ def receive(request: HttpRequest, provider: str) -> HttpResponse:
     body = request.read(MAX_BODY_BYTES + 1)
     if len(body) > MAX_BODY_BYTES:
         return _bad_request("The body is larger than any delivery.")
-    outcome = inbox.receive(provider, request.headers, body, timezone.now())
+    outcome = inbox.receive(provider, request.headers, body, clock.now())
     if isinstance(outcome, inbox.Refused):
         return _bad_request(f"The delivery is refused: {outcome.reason}")
     if outcome.is_new:

@@ -18,7 +18,6 @@ from urllib.parse import quote, urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils import timezone
 from rest_framework import authentication, permissions
 from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
@@ -27,7 +26,7 @@ from rest_framework.views import APIView
 from gateway import intake
 from gateway.door import door
 from gateway.problems import Refusal, fields_of
-from keys import issuance
+from keys import clock, issuance
 from keys.models import Entitlement
 
 PATH_CHARACTERS = "/:@!$&'()*+,;=~%-._"
@@ -79,7 +78,7 @@ class TryItView(APIView):
         elif not Entitlement.objects.filter(account_id=account.pk).exists():
             shown.show(NO_PLAN)
         else:
-            key = issuance.console_key(account, timezone.now())
+            key = issuance.console_key(account, clock.now())
             call.said.partition, call.said.digest = key.partition, key.digest or ""
             body = request.POST.get("body", "").encode()
             door.run(_try(call, body, shown))

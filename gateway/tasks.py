@@ -8,7 +8,7 @@ from django.utils import timezone
 from gateway import chain, counters, ledger, partitions, refill, routes
 from gateway.sweep import may_sweep
 from gateway.sweep import sweep as sweep_partition
-from keys import records
+from keys import clock, records
 
 log = structlog.get_logger(__name__)
 
@@ -35,26 +35,26 @@ def sweep() -> None:
 @shared_task(ignore_result=True)
 def make_partitions() -> None:
     """Makes the ledger's coming months."""
-    partitions.make_ahead(timezone.now())
+    partitions.make_ahead(clock.now())
 
 
 @shared_task(ignore_result=True)
 def close_hours() -> None:
     """Closes the ledger's hours that are over."""
-    chain.close_hours(timezone.now())
+    chain.close_hours(clock.now())
 
 
 @shared_task(ignore_result=True)
 def drop_partitions() -> None:
     """Drops the ledger's months that the seller need not keep."""
-    partitions.drop_old(timezone.now(), settings.LEDGER_RETENTION_MONTHS)
+    partitions.drop_old(clock.now(), settings.LEDGER_RETENTION_MONTHS)
 
 
 @shared_task(ignore_result=True)
 def fill_redis() -> None:
     """Fills a Redis that came back empty: until then no call is admitted."""
     for partition in records.PARTITIONS:
-        refill.refill(partition, timezone.now())
+        refill.refill(partition, clock.now())
 
 
 @shared_task(ignore_result=True)
@@ -68,6 +68,6 @@ def check_counters() -> None:
     """Compares the counters of quotas and credits with the books."""
     for partition in records.PARTITIONS:
         try:
-            counters.check(partition, timezone.now())
+            counters.check(partition, clock.now())
         except counters.NotComparable as error:
             log.warning("counters.not_compared", partition=partition, reason=str(error))

@@ -2,9 +2,8 @@
 
 import structlog
 from celery import shared_task
-from django.utils import timezone
 
-from keys import publish
+from keys import clock, publish
 
 log = structlog.get_logger(__name__)
 
@@ -12,6 +11,6 @@ log = structlog.get_logger(__name__)
 @shared_task(ignore_result=True)
 def republish() -> None:
     """Publishes what lags behind its row: a revocation that was not confirmed, for example."""
-    count = publish.lagging(timezone.now())
+    count = publish.lagging(clock.now())
     if count:
         log.info("publish.caught_up", records=count)

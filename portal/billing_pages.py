@@ -16,7 +16,6 @@ from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from billing import allowances, catalogue, estimates, money, rating, subscriptions, terms
@@ -24,7 +23,7 @@ from billing.models import Checkout, PastIncluded, SpendCap, Subscription
 from billing.models.allowances import MAX_CAP_MINOR
 from billing.providers import ProviderUnavailable
 from gateway import usage
-from keys import issuance
+from keys import clock, issuance
 from keys.models import ApiKey, Entitlement
 from portal import notices, quotas
 from portal.access import AccountRequest, entitlement_of, member
@@ -94,7 +93,7 @@ class SpendCapForm(forms.Form):
 @require_GET
 @member()
 def billing(request: AccountRequest) -> HttpResponse:
-    now = timezone.now()
+    now = clock.now()
     account = request.account
     entitlement = entitlement_of(account)
     has = terms.standing(account.pk, now)
@@ -159,7 +158,7 @@ def _page(
 @member(Capability.BILLING)
 def billing_spend_cap(request: AccountRequest) -> HttpResponse:
     """Sets or takes away the account's own cap on what usage may cost."""
-    now = timezone.now()
+    now = clock.now()
     has = terms.standing(request.account.pk, now)
     form = _cap_form(request, has, request.POST)
     if form is None:
@@ -195,9 +194,7 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
             ended = f"{name} has ended."
         try:
             with _trouble_told(request):
-                subscriptions.cancel(
-                    request.account, at_period_end=at_period_end, now=timezone.now()
-                )
+                subscriptions.cancel(request.account, at_period_end=at_period_end, now=clock.now())
                 messages.success(request, ended)
         except subscriptions.NoSubscription:
             messages.info(request, "The plan has ended meanwhile.")
@@ -222,7 +219,7 @@ def billing_resume(request: AccountRequest) -> HttpResponse:
     """Takes a planned cancellation back."""
     try:
         with _trouble_told(request):
-            subscriptions.resume(request.account, timezone.now())
+            subscriptions.resume(request.account, clock.now())
             messages.success(request, "The plan goes on; the cancellation is withdrawn.")
     except subscriptions.NoSubscription:
         messages.error(request, "The plan has ended meanwhile. Choose one to go on.")
@@ -237,7 +234,7 @@ def billing_overage(request: AccountRequest) -> HttpResponse:
     if overage not in Subscription.Overage.values:
         return redirect("billing")
     try:
-        subscriptions.set_overage(request.account, overage, timezone.now())
+        subscriptions.set_overage(request.account, overage, clock.now())
     except subscriptions.NoSubscription:
         messages.error(request, "There is no plan to change.")
     else:

@@ -12,7 +12,6 @@ from django.http import HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.urls import reverse
-from django.utils import timezone
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh
 
@@ -20,7 +19,7 @@ from billing import catalogue, estimates, terms
 from billing.models import Checkout
 from gateway import usage
 from gateway.models import CALLS, Meter
-from keys import issuance
+from keys import clock, issuance
 from keys.models import ApiKey, Entitlement
 from portal import charts, live, notices, quotas, samples
 from portal.access import AccountRequest, entitlement_of, member
@@ -84,7 +83,7 @@ def overview(request: AccountRequest) -> HttpResponse:
     }
     if situation is Situation.RUNNING:
         span = _span(request)
-        parts = _parts(request.account, span, timezone.now())
+        parts = _parts(request.account, span, clock.now())
         context |= {"span": span, "spans": SPANS.values()}
         context |= live.context(parts, _poll_url(span))
         return render(request, "dashboard/overview.html", context)
@@ -104,7 +103,7 @@ def live_overview(request: AccountRequest) -> HttpResponse:
         over = situation_of(request.account) != awaited
         return HttpResponseClientRefresh() if over else HttpResponse(status=204)
     span = _span(request)
-    return live.answer(request, _parts(request.account, span, timezone.now()), _poll_url(span))
+    return live.answer(request, _parts(request.account, span, clock.now()), _poll_url(span))
 
 
 def situation_of(account: Account) -> Situation:

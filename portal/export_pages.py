@@ -10,11 +10,11 @@ from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from gateway import chain
 from gateway.export import Export, Format
+from keys import clock
 from keys.identifiers import new_id
 from portal import downloads
 from portal.access import AccountRequest, member
@@ -52,7 +52,7 @@ class ExportForm(forms.Form):
 @require_GET
 @member()
 def export_page(request: AccountRequest) -> HttpResponse:
-    today = timezone.now().astimezone(UTC).date()
+    today = clock.now().astimezone(UTC).date()
     form = ExportForm(
         initial={
             "first_day": today - timedelta(days=DAYS_SHOWN - 1),

@@ -9,10 +9,9 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from django import forms
-from django.utils import timezone
 
 from gateway.catalogue import on_sale
-from keys import restrictions
+from keys import clock, restrictions
 from keys.models import ApiKey, Entitlement
 
 OVERLAPS = {
@@ -185,7 +184,7 @@ class KeySettings(forms.Form):
                 given,
                 on_sale=self._known(),
                 entitlement=self._entitlement,
-                now=timezone.now(),
+                now=clock.now(),
                 held=self._held,
             )
         except restrictions.Invalid as invalid:

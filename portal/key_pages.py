@@ -19,12 +19,11 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
-from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from gateway import usage
 from gateway.catalogue import on_sale
-from keys import issuance, leaks, restrictions
+from keys import clock, issuance, leaks, restrictions
 from keys.models import ApiKey, Entitlement, LeakPolicy
 from portal import live, once, samples
 from portal.access import AccountRequest, entitlement_of, member
@@ -86,7 +85,7 @@ def duration_in_words(duration: timedelta) -> str:
 @member()
 def key_list(request: AccountRequest) -> HttpResponse:
     """All keys, live: those in use, and those that were."""
-    now = timezone.now()
+    now = clock.now()
     rows = rows_of(list(issuance.keys_of(request.account)), now)
     entitlement = entitlement_of(request.account)
     context: dict[str, Any] = {
@@ -136,7 +135,7 @@ def key_create(request: AccountRequest) -> HttpResponse:
                 mode=form.cleaned_data["mode"],
                 actor=request.user,
                 address=request.META["REMOTE_ADDR"],
-                now=timezone.now(),
+                now=clock.now(),
                 settings=form.settings,
             )
         except issuance.KeyLimitReached:
@@ -162,7 +161,7 @@ def key_create(request: AccountRequest) -> HttpResponse:
 @member()
 def key_page(request: AccountRequest, key_id: UUID) -> HttpResponse:
     """One key: what it may do, who did what to it; its settings, for those who may change them."""
-    now = timezone.now()
+    now = clock.now()
     may_manage = may(request.membership.role, Capability.KEYS)
     if request.method == "POST" and not may_manage:
         raise PermissionDenied(REFUSAL[Capability.KEYS])
@@ -204,7 +203,7 @@ def _change(request: AccountRequest, key: ApiKey, form: KeySettings) -> None:
             form.settings,
             actor=request.user,
             address=request.META["REMOTE_ADDR"],
-            now=timezone.now(),
+            now=clock.now(),
         )
     except issuance.KeyNotActive:
         messages.error(request, f"{key.hint} is not active any more and can’t be changed.")
@@ -233,7 +232,7 @@ def key_claim(request: AccountRequest, key_id: UUID) -> HttpResponse:
             request.account,
             actor=request.user,
             address=request.META["REMOTE_ADDR"],
-            now=timezone.now(),
+            now=clock.now(),
         )
     except issuance.AlreadyClaimed:
         key.refresh_from_db()
@@ -248,7 +247,7 @@ def key_claim(request: AccountRequest, key_id: UUID) -> HttpResponse:
 @member(Capability.KEYS)
 def key_rotate(request: AccountRequest, key_id: UUID) -> HttpResponse:
     """Makes a successor; the old key lives on for the overlap that the member chose."""
-    now = timezone.now()
+    now = clock.now()
     key = get_object_or_404(issuance.keys_of(request.account), pk=key_id)
     act = f"rotate {key.pk}"
     form = RotateKey(request.POST if request.method == "POST" else None)
@@ -290,7 +289,7 @@ def key_revoke(request: AccountRequest, key_id: UUID) -> HttpResponse:
             request.account,
             actor=request.user,
             address=request.META["REMOTE_ADDR"],
-            now=timezone.now(),
+            now=clock.now(),
         )
         if revoked.confirmed:
             messages.success(

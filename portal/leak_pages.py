@@ -12,11 +12,10 @@ from django.contrib import messages
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from keys import leaks
+from keys import clock, leaks
 from keys.models import LeakPolicy
 from portal import github
 from portal.access import AccountRequest, member
@@ -75,7 +74,7 @@ def github_report(request: HttpRequest) -> JsonResponse:
         found = _tokens(json.loads(body))
     except (ValueError, RecursionError):
         return _refused(400, "The report is not a list of found tokens.")
-    now = timezone.now()
+    now = clock.now()
     labels = []
     for entry in found:
         find = leaks.Find(f"GitHub {entry['source']}", entry["url"])
@@ -103,7 +102,7 @@ def report(request: HttpRequest) -> HttpResponse:
     form = Report(request.POST or None)
     if form.is_valid():
         find = leaks.Find("reported on our page", form.cleaned_data["url"])
-        now = timezone.now()
+        now = clock.now()
         for text in leaks.secrets_in(form.cleaned_data["found"]):
             leaks.treat(text, find, now)
         return redirect("leak_reported")

@@ -17,7 +17,6 @@ from django.conf import settings
 from django.db import DatabaseError
 from django.db.models import Count, Q, Sum
 from django.http import Http404, HttpRequest, HttpResponse
-from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -29,7 +28,7 @@ from billing import shipping
 from billing.models import ProviderEvent, Shipment
 from gateway import chain, counters, ledger
 from gateway.models import CounterCorrection, LedgerClock, QuarantinedEntry, RefusalRollup
-from keys import records
+from keys import clock, records
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +49,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not (_is_local(request) or _has_token(request)):
         raise Http404
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Product(timezone.now()))
+    registry.register(_Product(clock.now()))
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -11,14 +11,13 @@ from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
-from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from billing import catalogue, checkout, subscriptions
 from billing.models import Checkout, Plan, PlanVersion
 from billing.providers import ProviderUnavailable
-from keys import issuance
+from keys import clock, issuance
 from keys.models import ApiKey, ClaimLink
 from portal import samples, verification
 from portal.access import AccountRequest, member
@@ -110,7 +109,7 @@ def claim_link(request: HttpRequest, token: str) -> HttpResponse:
     A link that was never sent, was used or is too old is the same 404: nothing can be
     learned by trying.
     """
-    now = timezone.now()
+    now = clock.now()
     if request.method == "POST":
         try:
             key, secret = issuance.claim_by_link(
@@ -150,7 +149,7 @@ def _offer(
 
 def _start_checkout(request: AccountRequest, version: PlanVersion) -> HttpResponse:
     try:
-        order = checkout.start(request.account, version, user=request.user, now=timezone.now())
+        order = checkout.start(request.account, version, user=request.user, now=clock.now())
     except checkout.NotForSale:  # published anew, or taken off the list, since it was looked up
         return redirect("buy", plan=version.plan.slug)
     except subscriptions.AlreadySubscribed:
@@ -166,7 +165,7 @@ def _start_checkout(request: AccountRequest, version: PlanVersion) -> HttpRespon
 
 def _start_free(request: AccountRequest, version: PlanVersion) -> HttpResponse:
     try:
-        subscriptions.start_free(request.account, request.user, timezone.now())
+        subscriptions.start_free(request.account, request.user, clock.now())
     except subscriptions.AddressNotVerified:
         return redirect(_verify_url(version.plan))
     except subscriptions.AlreadySubscribed:

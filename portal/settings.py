@@ -212,6 +212,8 @@ if PAYMENT_PROVIDER == "sandbox":
             "PAYMENT_PROVIDER=sandbox gives everything away and SITE_URL is not on loopback. "
             "Choose a real provider, or set ALLOW_SANDBOX=1 if that is what you want."
         )
+# Whether staff may move the product's time ahead, to rehearse a year of billing.
+CLOCK_CAN_MOVE = env.bool("CLOCK_CAN_MOVE", default=DEMO) and PAYMENT_PROVIDER == "sandbox"
 # For subscriptions at these providers, checkouts or none; empty: they can't be asked.
 STRIPE_SECRET_KEY = env.str("STRIPE_SECRET_KEY", default="")
 STRIPE_WEBHOOK_SECRET = env.str("STRIPE_WEBHOOK_SECRET", default="")

@@ -10,8 +10,8 @@ from allauth.account import views
 from allauth.account.adapter import DefaultAccountAdapter
 from django.db import transaction
 from django.http import HttpRequest
-from django.utils import timezone
 
+from keys import clock
 from portal import mails, verification
 from portal.models import Account, Membership, User
 from portal.ratelimits import by_address, by_field, limited
@@ -39,7 +39,7 @@ class AccountAdapter(DefaultAccountAdapter):
         super().save_user(request, user, form, commit)
         account = Account.objects.create(name=user.email[:120], billing_email=user.email)
         Membership.objects.create(user=user, account=account, role=Membership.Role.OWNER)
-        verification.ask(user, now=timezone.now())
+        verification.ask(user, now=clock.now())
         return user
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:

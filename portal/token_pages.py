@@ -8,10 +8,9 @@ from django import forms
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
-from keys import service_tokens
+from keys import clock, service_tokens
 from keys.issuance import NotEntitled
 from keys.models import ServiceToken
 from portal import once
@@ -43,7 +42,7 @@ class NewToken(forms.Form):
 
     def clean_expires_at(self) -> datetime | None:
         expires_at: datetime | None = self.cleaned_data["expires_at"]
-        if expires_at is not None and expires_at <= timezone.now():
+        if expires_at is not None and expires_at <= clock.now():
             raise forms.ValidationError("This day is over. Choose a later one.")
         return expires_at
 
@@ -52,7 +51,7 @@ class NewToken(forms.Form):
 @member()
 def token_list(request: AccountRequest) -> HttpResponse:
     """The account's tokens, those that ended too, with who made and revoked them."""
-    now = timezone.now()
+    now = clock.now()
     found = request.account.service_tokens.prefetch_related("events__actor")
     context = {
         "nav": "keys",
@@ -82,7 +81,7 @@ def token_create(request: AccountRequest) -> HttpResponse:
                 **form.cleaned_data,
                 actor=request.user,
                 address=request.META["REMOTE_ADDR"],
-                now=timezone.now(),
+                now=clock.now(),
             )
         except service_tokens.TokenLimitReached:
             most = service_tokens.MOST_PER_ACCOUNT
@@ -112,7 +111,7 @@ def token_revoke(request: AccountRequest, token_id: UUID) -> HttpResponse:
             token,
             actor=request.user,
             address=request.META["REMOTE_ADDR"],
-            now=timezone.now(),
+            now=clock.now(),
         )
         if revoked.confirmed:
             messages.success(request, f"Revoked: {token.name} is refused from now on.")

@@ -17,10 +17,10 @@ from django.contrib.auth.decorators import login_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
-from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.http import url_has_allowed_host_and_scheme
 
+from keys import clock
 from portal.models import AddressCode, User
 from portal.ratelimits import by_user, limited
 
@@ -123,7 +123,7 @@ def verify(request: HttpRequest) -> HttpResponse:
         return redirect(onward)
     form = CodeForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        answer = confirm(user, form.cleaned_data["code"], now=timezone.now())
+        answer = confirm(user, form.cleaned_data["code"], now=clock.now())
         if answer is Answer.VERIFIED:
             messages.success(request, f"{user.email} is verified.")
             return redirect(onward)
@@ -144,7 +144,7 @@ def send_code(request: HttpRequest) -> HttpResponse:
     """Asks for another code and returns to the form."""
     user: User = request.user  # type: ignore[assignment]  # login_required
     if request.method == "POST" and not is_verified(user):
-        if ask(user, now=timezone.now()):
+        if ask(user, now=clock.now()):
             messages.success(request, f"A new code is on its way to {user.email}.")
         else:
             messages.warning(request, "A code was sent less than a minute ago. Wait for it first.")

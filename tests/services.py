@@ -30,6 +30,7 @@ def _set_environment() -> None:
         "DATA_DIR": str(_folder),
         "KEYSTILE_DEMO": "1",
         "PAYMENT_PROVIDER": "sandbox",
+        "CLOCK_CAN_MOVE": "0",
         "LOG_LEVEL": "WARNING",
     }
     for name, value in defaults.items():

@@ -13,6 +13,7 @@ from django.db import connection
 from django.utils import timezone
 from psycopg import sql
 
+from billing import catalogue
 from billing.providers import Order, sandbox
 from billing.sandbox import cards, deliveries, orders
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
@@ -107,9 +108,7 @@ def test_asking_twice_for_the_same_checkout_gives_the_same_order(shop):
     again = sandbox.create_checkout(
         Order(
             reference=str(row.pk),
-            version=str(row.version_id),
-            description=order.description,
-            amount_minor=order.amount_minor,
+            items=(catalogue.item_of(row.version),),
             currency=order.currency,
             interval="month",
             customer_email=order.customer_email,

@@ -5,15 +5,17 @@ from urllib.parse import parse_qsl
 import pytest
 
 from billing import providers
-from billing.providers import Order, ProviderUnavailable, Subject, stripe
+from billing.providers import Item, Order, ProviderUnavailable, Subject, stripe
+
+
+def plan_at(amount_minor):
+    return (Item("version:1", "Basic plan", amount_minor),)
 
 
 def order(**fields):
     given = {
         "reference": "0198",
-        "version": "1",
-        "description": "Basic plan",
-        "amount_minor": 5000,
+        "items": plan_at(5000),
         "currency": "USD",
         "interval": "month",
         "customer_email": "ada@example.com",
@@ -41,7 +43,7 @@ def price(shop):
     ],
 )
 def test_amounts_are_in_the_places_that_stripe_counts_in(stripe_shop, currency, minor, asked):
-    stripe.create_checkout(order(currency=currency, amount_minor=minor, interval="year"))
+    stripe.create_checkout(order(currency=currency, items=plan_at(minor), interval="year"))
 
     assert price(stripe_shop)["currency"] == currency.lower()
     assert price(stripe_shop)["unit_amount"] == asked
@@ -50,7 +52,7 @@ def test_amounts_are_in_the_places_that_stripe_counts_in(stripe_shop, currency, 
 
 def test_parts_that_stripe_cannot_charge_are_refused(stripe_shop):
     with pytest.raises(ProviderUnavailable, match="MGA"):
-        stripe.create_checkout(order(currency="MGA", amount_minor=4501))
+        stripe.create_checkout(order(currency="MGA", items=plan_at(4501)))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,22 @@ class CreditGrant(models.Model):
     Used in the order of priority (the lowest first), of expiry, of age.
     """
 
+    class Source(models.TextChoices):
+        STAFF = "staff", "given by staff"
+        TRIAL = "trial", "of a trial"
+        PLAN = "plan", "of the plan, for a month"
+        BOUGHT = "bought", "bought"
+
     account = models.ForeignKey("portal.Account", models.CASCADE, related_name="credit_grants")
+    source = models.CharField(
+        max_length=6, choices=Source, default=Source.STAFF, db_default=Source.STAFF
+    )
+    cause = models.CharField(
+        max_length=100,
+        blank=True,
+        db_default="",
+        help_text="What it was given for, once: a top-up, a month of a subscription.",
+    )
     amount = models.PositiveBigIntegerField(
         validators=[MinValueValidator(1), MaxValueValidator(MAX_CREDITS)]
     )
@@ -31,6 +46,11 @@ class CreditGrant(models.Model):
 
     class Meta:
         ordering = ["priority", models.F("expires_at").asc(nulls_last=True), "created_at", "pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["cause"], name="creditgrant_once", condition=~models.Q(cause="")
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.amount:,} credits for {self.account}"

@@ -40,6 +40,14 @@ class Invoice(models.Model):
         null=True, help_text="It has what the ledger's hours before this one recorded."
     )
     closed_at = models.DateTimeField(null=True)
+    seller = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        help_text='As it was then: {"name", "address": [lines], "tax_id"}.',
+    )
+    buyer = models.JSONField(
+        default=dict, db_default=models.Value({}, models.JSONField()), help_text="Likewise."
+    )
 
     class Meta:
         ordering = ["-period_start"]
@@ -107,9 +115,10 @@ class InvoiceLine(models.Model):
 
 
 class InvoiceCounter(models.Model):
-    """The number given last; one row, held by whoever closes an invoice that gets one."""
+    """The numbers given last; one row, held by whoever gives one."""
 
     latest = models.PositiveBigIntegerField(default=0)
+    latest_credit_note = models.PositiveBigIntegerField(default=0, db_default=0)
 
     def __str__(self) -> str:
         return str(self.latest)

@@ -7,6 +7,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from billing import rating
+from billing.models.allowances import MAX_CREDITS
 from gateway.models import Api, Meter, Operation
 
 
@@ -24,6 +25,7 @@ class TierMode(models.TextChoices):
 
 # The gateway keeps time in microseconds: one call each is as fast as it can count.
 MAX_RATE_PER_SECOND = 1_000_000
+MAX_TRIAL_DAYS = 365
 
 _FROZEN = "A published version is a promise and never changes: make a new version."
 
@@ -147,6 +149,24 @@ class PlanVersion(models.Model):
     )
     test_quota_per_day = models.PositiveIntegerField(default=200)
     key_limit = models.PositiveSmallIntegerField(default=10)
+    trial_days = models.PositiveSmallIntegerField(
+        default=0,
+        db_default=0,
+        validators=[MaxValueValidator(MAX_TRIAL_DAYS)],
+        help_text="Days before the first payment, for an account’s first purchase; 0: no trial.",
+    )
+    trial_credits = models.PositiveBigIntegerField(
+        default=0,
+        db_default=0,
+        validators=[MaxValueValidator(MAX_CREDITS)],
+        help_text="Credits given for the trial; what is left of them ends with it.",
+    )
+    monthly_credits = models.PositiveBigIntegerField(
+        default=0,
+        db_default=0,
+        validators=[MaxValueValidator(MAX_CREDITS)],
+        help_text="Credits given for each month of usage; what is left of them ends with it.",
+    )
     published_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -30,6 +30,14 @@ class Checkout(models.Model):
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
     payment_pending = models.BooleanField(default=False)
     error = models.CharField(max_length=200, blank=True, help_text="As the provider said it.")
+    replaces = models.ForeignKey(
+        "billing.Subscription",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The one at another provider that it takes the place of when that ends.",
+    )
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
@@ -65,7 +73,8 @@ class Subscription(models.Model):
     """An account's base subscription: one that lives at most, enforced by the database.
 
         (start) → trialing → active ⇄ past_due → ended
-        (start) → active;  trialing → past_due;  trialing, active → ended
+        (start) → active;  trialing → past_due
+        trialing, active, past_due ⇄ paused;  trialing, active, paused → ended
 
     Nothing leaves `ended`: who pays again gets a new row. `billing.subscriptions` makes the
     moves and refuses others. States are a provider's, reduced by its adapter; a free plan's
@@ -77,10 +86,15 @@ class Subscription(models.Model):
         BILL = "bill", "bill further units"
         STOP = "stop", "stop at what is included"
 
+    class ChargedBy(models.TextChoices):
+        KEYSTILE = "keystile", "Keystile: rates the usage and sends one charge"
+        PROVIDER = "provider", "the provider, by its own metered prices"
+
     class State(models.TextChoices):
         TRIALING = "trialing", "in trial"
         ACTIVE = "active", "active"
         PAST_DUE = "past_due", "payment failed, in grace"
+        PAUSED = "paused", "paused"
         ENDED = "ended", "ended"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -103,6 +117,22 @@ class Subscription(models.Model):
         default=Overage.BILL,
         help_text="The customer's choice where the plan bills past what it includes.",
     )
+    charged_by = models.CharField(
+        "usage charged by",
+        max_length=8,
+        choices=ChargedBy,
+        default=ChargedBy.KEYSTILE,
+        db_default=ChargedBy.KEYSTILE,
+    )
+    next_version = models.ForeignKey(
+        PlanVersion,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="Takes the version’s place when the period ends.",
+    )
+    trial_ends_at = models.DateTimeField(null=True, blank=True)
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -187,6 +217,26 @@ class BillingEvent(models.Model):
         PURCHASE_FAILED = "purchase_failed", "delayed payment of a purchase failed"
         DUPLICATE_REFUNDED = "duplicate_refunded", "second purchase refunded"
         CONTRACT_CHANGED = "contract_changed", "contract changed"
+        PLAN_CHANGED = "plan_changed", "plan changed"
+        CHANGE_PLANNED = "change_planned", "plan change planned"
+        CHANGE_WITHDRAWN = "change_withdrawn", "plan change withdrawn"
+        ADD_ON_STARTED = "add_on_started", "add-on started"
+        ADD_ON_ENDED = "add_on_ended", "add-on ended"
+        TRIAL_ENDING = "trial_ending", "trial about to end"
+        PAUSED = "paused", "paused"
+        UNPAUSED = "unpaused", "goes on after a pause"
+        METHOD_UPDATED = "method_updated", "payment method updated"
+        GRACE_REMINDER = "grace_reminder", "reminded of a failed payment"
+        PAYMENT_REQUIRED = "payment_required", "grace over, calls stopped"
+        CHARGED = "charged", "usage charged"
+        CHARGE_FAILED = "charge_failed", "charge of usage failed"
+        REFUNDED = "refunded", "paid back"
+        DISPUTED = "disputed", "payment disputed"
+        DISPUTE_WON = "dispute_won", "dispute won"
+        DISPUTE_LOST = "dispute_lost", "dispute lost"
+        TOPPED_UP = "topped_up", "credits bought"
+        TOP_UP_FAILED = "top_up_failed", "credits not bought"
+        PROVIDER_CHANGED = "provider_changed", "payment provider changed"
 
     account = models.ForeignKey("portal.Account", models.CASCADE, related_name="billing_events")
     subscription = models.ForeignKey(

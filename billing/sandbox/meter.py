@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db.models import Sum
-from django.utils import timezone
 
 from billing.providers.metering import MeterEvent
 from billing.sandbox.models import SandboxMeterEvent, SandboxOrder
+from keys import clock
 
 
 def count(events: Sequence[MeterEvent]) -> set[str]:
     """Counts them; the ids of those that count now or did before."""
-    now = timezone.now()
+    now = clock.now()
     known = set(
         SandboxOrder.objects.filter(
             customer_id__in={event.customer_id for event in events}

@@ -14,7 +14,9 @@ class SandboxOrder(models.Model):
         OPEN = "open", "open"
         PENDING = "pending", "payment pending"
         ACTIVE = "active", "active"
+        TRIALING = "trialing", "in trial"
         PAST_DUE = "past_due", "past due"
+        PAUSED = "paused", "paused"
         DECLINED = "declined", "declined"
         ENDED = "ended", "ended"
 
@@ -25,7 +27,20 @@ class SandboxOrder(models.Model):
     description = models.CharField(max_length=200)
     amount_minor = models.PositiveBigIntegerField()
     currency = models.CharField(max_length=3)
-    interval = models.CharField(max_length=5)
+    interval = models.CharField(max_length=5, blank=True, help_text="Empty: paid once.")
+    items = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        help_text='[{"key", "description", "amount_minor"}, …], the plan first.',
+    )
+    next_items = models.JSONField(
+        null=True, help_text="What it consists of from the next period on, and at what interval."
+    )
+    trial_days = models.PositiveSmallIntegerField(default=0, db_default=0)
+    starts_at = models.DateTimeField(null=True, help_text="Its first payment is due then.")
+    declines = models.BooleanField(
+        default=False, db_default=False, help_text="Its card is declined from now on."
+    )
     return_url = models.URLField(max_length=1000)
     cancel_url = models.URLField(max_length=1000)
     subscription_id = models.CharField(max_length=40, blank=True)
@@ -42,6 +57,61 @@ class SandboxOrder(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} ({self.state})"
+
+
+class SandboxPayment(models.Model):
+    """Money that the sandbox took, or could not take."""
+
+    class State(models.TextChoices):
+        PENDING = "pending", "on its way"
+        PAID = "paid", "paid"
+        FAILED = "failed", "failed"
+
+    id = models.CharField(primary_key=True, max_length=40)
+    order = models.ForeignKey(SandboxOrder, models.CASCADE, related_name="payments")
+    kind = models.CharField(max_length=12)
+    reference = models.CharField(max_length=64, blank=True)
+    description = models.CharField(max_length=200)
+    amount_minor = models.PositiveBigIntegerField()
+    tax_minor = models.PositiveBigIntegerField(default=0)
+    currency = models.CharField(max_length=3)
+    state = models.CharField(max_length=7, choices=State)
+    failure = models.CharField(max_length=120, blank=True)
+    refunds = models.JSONField(default=dict, help_text="Minor units by the seller’s reference.")
+    dispute = models.CharField(max_length=4, blank=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-at", "-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "reference"],
+                name="sandboxpayment_once",
+                condition=~models.Q(reference=""),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.description} ({self.state})"
+
+
+class SandboxFaults(models.Model):
+    """What goes wrong with webhooks and answers, by the wish of staff; one row."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    drop = models.PositiveSmallIntegerField(default=0, help_text="Percent never sent.")
+    repeat = models.PositiveSmallIntegerField(default=0, help_text="Times each is sent again.")
+    delay_seconds = models.PositiveIntegerField(default=0)
+    reorder = models.BooleanField(default=False)
+    unanswered = models.PositiveSmallIntegerField(
+        default=0, help_text="Percent of requests that are done and not answered."
+    )
+    refused = models.PositiveSmallIntegerField(
+        default=0, help_text="Percent of requests that are answered with an error and not done."
+    )
+
+    def __str__(self) -> str:
+        return "faults"
 
 
 class SandboxDelivery(models.Model):

@@ -6,6 +6,7 @@ Every change that a real provider would tell by webhook puts a delivery beside i
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -31,8 +32,9 @@ def open_order(order: Order, now: datetime) -> SandboxOrder:
             "id": f"co_test_{secrets.token_hex(12)}",
             "customer_id": f"cus_test_{secrets.token_hex(8)}",
             "customer_email": order.customer_email,
-            "description": order.description,
-            "amount_minor": order.amount_minor,
+            "description": order.plan.description,
+            "amount_minor": sum(item.amount_minor for item in order.items),
+            "items": [asdict(item) for item in order.items],
             "currency": order.currency,
             "interval": order.interval,
             "return_url": order.return_url,

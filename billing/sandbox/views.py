@@ -7,13 +7,13 @@ from django.conf import settings
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, render
-from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from billing import money, tasks
 from billing.sandbox import cards, orders
 from billing.sandbox.models import SandboxOrder
+from keys import clock
 
 
 class CardForm(forms.Form):
@@ -41,7 +41,7 @@ def checkout(request: HttpRequest, order_id: str) -> HttpResponse:
     if settings.PAYMENT_PROVIDER != "sandbox":
         raise Http404
     order = get_object_or_404(SandboxOrder, pk=order_id)
-    now = timezone.now()
+    now = clock.now()
     if request.method == "POST":
         form = CardForm(request.POST)
         if form.is_valid():

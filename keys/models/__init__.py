@@ -4,12 +4,14 @@ No row here holds a secret: a key or token is stored as its keyed digest, a clai
 """
 
 from keys.models.api_keys import ApiKey, ClaimLink, KeyEvent, KeyRequest, LeakPolicy
+from keys.models.clock import ClockShift
 from keys.models.entitlements import Entitlement
 from keys.models.service_tokens import ServiceToken, ServiceTokenEvent
 
 __all__ = [
     "ApiKey",
     "ClaimLink",
+    "ClockShift",
     "Entitlement",
     "KeyEvent",
     "KeyRequest",

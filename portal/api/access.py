@@ -14,7 +14,6 @@ from uuid import UUID
 from django.contrib.auth.models import AnonymousUser
 from django.http import Http404
 from django.shortcuts import get_object_or_404
-from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed, ParseError, ValidationError
@@ -26,7 +25,7 @@ from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle, SimpleRateThrottle
 from rest_framework.views import APIView
 
-from keys import service_tokens
+from keys import clock, service_tokens
 from keys.models import ServiceToken
 from portal.api import problems
 from portal.models import Account
@@ -43,7 +42,7 @@ class ServiceTokenAuthentication(BaseAuthentication):
             return None
         token = None
         if scheme.lower() == "bearer":
-            token = service_tokens.find(text.strip(), timezone.now())
+            token = service_tokens.find(text.strip(), clock.now())
         if token is None:
             raise AuthenticationFailed
         return AnonymousUser(), token

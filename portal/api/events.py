@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -13,6 +12,7 @@ from rest_framework.response import Response
 from gateway import reported
 from gateway.reported import Kept
 from gateway.reports import Fault, Report
+from keys import clock
 from portal.api.access import ControlView, Scope, StrictJson
 from portal.api.event_fields import (
     Batch,
@@ -104,7 +104,7 @@ class Events(ControlView):
                 outcomes.append(None)
             except Invalid as invalid:
                 outcomes.append(Fault("invalid", str(invalid)))
-        stored = iter(reported.store(reports, timezone.now()))
+        stored = iter(reported.store(reports, clock.now()))
         became = [outcome or next(stored) for outcome in outcomes]
         return Response(
             {

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from keys import restrictions
+from keys import clock, restrictions
 from keys.models import ApiKey
 from portal.access import entitlement_of
 from portal.key_forms import operations_on_sale
@@ -76,7 +75,7 @@ class Settings(serializers.Serializer[Any]):
                 attrs,
                 on_sale=labels,
                 entitlement=entitlement_of(account),
-                now=timezone.now(),
+                now=clock.now(),
                 held=self.context.get("held"),
             )
         except restrictions.Invalid as invalid:

@@ -7,13 +7,12 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.shortcuts import get_object_or_404
-from django.utils import timezone
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from keys import issuance
+from keys import clock, issuance
 from keys.models import ApiKey
 from portal.api.access import ControlView, Scope, account_of
 from portal.api.idempotency import HEADER, once
@@ -117,7 +116,7 @@ class Keys(ControlView):
         body.is_valid(raise_exception=True)
         settings = dict(body.validated_data)
         settings.pop("account", None)
-        mode, now = settings.pop("mode"), timezone.now()
+        mode, now = settings.pop("mode"), clock.now()
         with once(request, account, now) as making:
             try:
                 making.key, secret = issuance.create(
@@ -169,7 +168,7 @@ class OneKey(ControlView):
         body.is_valid(raise_exception=True)
         try:
             changed = issuance.change(
-                key_id, account, body.validated_data, now=timezone.now(), **by(request)
+                key_id, account, body.validated_data, now=clock.now(), **by(request)
             )
         except issuance.KeyNotActive:
             raise Problem("key_not_active") from None
@@ -197,7 +196,7 @@ class RotateKey(ControlView):
         find(account, key_id)
         body = Rotation(data=request.data)
         body.is_valid(raise_exception=True)
-        now = timezone.now()
+        now = clock.now()
         with once(request, account, now) as making:
             try:
                 making.key, secret = issuance.rotate(
@@ -232,7 +231,7 @@ class RevokeKey(ControlView):
     def post(self, request: Request, key_id: UUID) -> Response:
         account = account_of(request)
         find(account, key_id)
-        revoked = issuance.revoke(key_id, account, now=timezone.now(), **by(request))
+        revoked = issuance.revoke(key_id, account, now=clock.now(), **by(request))
         return confirmed(revoked.key, revoked.confirmed)
 
 

@@ -7,7 +7,6 @@ from datetime import UTC, timedelta
 from typing import Any
 
 from django.http.response import HttpResponseBase
-from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -19,6 +18,7 @@ from rest_framework.response import Response
 
 from gateway import export
 from gateway.entries import EARLIEST, LATEST
+from keys import clock
 from portal import downloads
 from portal.api.access import ControlView, Scope, account_of
 from portal.api.keys import ACCOUNT, answers, example
@@ -41,7 +41,7 @@ class SpanOf(serializers.Serializer[Any]):
         return {"from": start, **super().get_fields()}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        end = attrs.get("to") or timezone.now()
+        end = attrs.get("to") or clock.now()
         start = attrs.get("from") or end - DEFAULT_SPAN
         for name, moment in (("to", end), ("from", start)):
             if not EARLIEST <= moment < LATEST:

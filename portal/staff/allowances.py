@@ -8,11 +8,11 @@ from auditlog.registry import auditlog
 from django.contrib import admin
 from django.forms import ModelForm
 from django.http import HttpRequest
-from django.utils import timezone
 
 from billing import allowances
 from billing.models import CreditGrant, SpendCap
 from gateway import usage
+from keys import clock
 from portal.staff.desk import Desk, link
 
 auditlog.register(CreditGrant)
@@ -52,7 +52,7 @@ class CreditGrantAdmin(Desk[CreditGrant]):
             obj.amount,
             reason=obj.reason,
             by=request.user,
-            now=timezone.now(),
+            now=clock.now(),
             priority=obj.priority,
             expires_at=obj.expires_at,
         )

@@ -15,11 +15,11 @@ from django.contrib.admin import site
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.utils import timezone
 
 from billing import metrics, money
 from billing.metrics import Churn, Revenue
 from gateway import usage
+from keys import clock
 from portal.models import Account
 
 ROWS = 10
@@ -61,7 +61,7 @@ def page(request: HttpRequest) -> HttpResponse:
     """The numbers of `?period=`, this month's unless it says otherwise."""
     if not request.user.has_perm("billing.view_subscription"):
         raise PermissionDenied
-    now = timezone.now()
+    now = clock.now()
     periods = choices(now)
     asked = request.GET.get("period")
     period = next((choice for choice in periods if choice.slug == asked), periods[0])

@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 
 from billing.models import Contract, CreditGrant, Subscription
 from gateway import usage
-from keys import entitlements
+from keys import clock, entitlements
 from keys.models import ApiKey, Entitlement
 from portal.models import Account, Membership, User
 from portal.staff.desk import Deed, Desk, Facts, FactsInline, Outcome, link, tag
@@ -191,7 +191,7 @@ class AccountAdmin(Desk[Account]):
     @admin.display(description="did in this period")
     def usage_summary(self, account: Account) -> SafeString | str:
         entitlement = entitlement_of(account)
-        period = entitlement and entitlements.current_period(entitlement, timezone.now())
+        period = entitlement and entitlements.current_period(entitlement, clock.now())
         if not entitlement or not period:
             return "No billing period is running."
         start = datetime.fromtimestamp(period[0], tz=timezone.get_default_timezone())

@@ -22,10 +22,11 @@ from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
+
+from keys import clock
 
 Row = TypeVar("Row", bound=models.Model)
 Parent = TypeVar("Parent", bound=models.Model)
@@ -200,7 +201,7 @@ class Desk(ModelAdmin[Row]):
     def carry_out(
         self, request: HttpRequest, deed: Deed[Row], rows: list[Row], reason: str
     ) -> None:
-        now = timezone.now()
+        now = clock.now()
         for row in rows:
             outcome = deed.perform(request, row, now)
             if outcome.done:

@@ -14,12 +14,12 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Count, Max, Q, QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing import catalogue, contracts, money
 from billing.models import Contract, EnterpriseRequest, Plan, PlanMeter, PlanVersion
+from keys import clock
 from keys.models import Entitlement
 from portal.staff.desk import Deed, Desk, FactsInline, Outcome, link, tag
 from portal.staff.plan_forms import ContractForm, MeterTermsForm, PlanForm, VersionForm
@@ -251,7 +251,7 @@ class ContractAdmin(Desk[Contract]):
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         given: dict[str, Any] = super().get_changeform_initial_data(request)
-        return {"starts_at": timezone.now().replace(microsecond=0), **given}
+        return {"starts_at": clock.now().replace(microsecond=0), **given}
 
     def save_model(self, request: HttpRequest, obj: Contract, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -264,7 +264,7 @@ class ContractAdmin(Desk[Contract]):
     def apply(self, request: HttpRequest, contract: Contract) -> None:
         """Makes the account's contracts hold, and says whether the gateway has them yet."""
         account = contract.account
-        contracts.apply(account, timezone.now())
+        contracts.apply(account, clock.now())
         transaction.on_commit(lambda: self.say_published(request, account.pk))
 
     def say_published(self, request: HttpRequest, account_id: UUID) -> None:
@@ -282,7 +282,7 @@ class ContractAdmin(Desk[Contract]):
 
     @admin.display(description="state")
     def standing(self, contract: Contract) -> SafeString:
-        now = timezone.now()
+        now = clock.now()
         if contract.starts_at > now:
             return tag("to come", "warn")
         return tag("over") if contract.ends_at and contract.ends_at <= now else tag("holds", "ok")

@@ -9,11 +9,10 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.safestring import SafeString
 
-from keys import service_tokens
+from keys import clock, service_tokens
 from keys.models import ServiceToken, ServiceTokenEvent
 from portal import once
 from portal.models import User
@@ -100,7 +99,7 @@ class ServiceTokenAdmin(Facts[ServiceToken]):
                 **form.cleaned_data,
                 actor=user,
                 address=request.META.get("REMOTE_ADDR"),
-                now=timezone.now(),
+                now=clock.now(),
             )
             self.log_addition(request, token, "Made a token of the seller’s")
             context |= {"title": token.name, "token": token, "text": text}
@@ -127,5 +126,5 @@ class ServiceTokenAdmin(Facts[ServiceToken]):
     def state_tag(self, token: ServiceToken) -> SafeString:
         if token.revoked_at is not None:
             return tag("revoked" if token.is_published else "revoking", "")
-        alive = token.is_alive(timezone.now())
+        alive = token.is_alive(clock.now())
         return tag("active", "ok") if alive else tag("expired")

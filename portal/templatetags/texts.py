@@ -7,6 +7,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from billing import money as amounts
+from keys import clock
 
 register = template.Library()
 
@@ -46,7 +47,7 @@ def count(number: int) -> str:
 @register.filter
 def ago(moment: datetime) -> str:
     """How long ago, in the words that keystile.js keeps up to date; a date after 30 days."""
-    seconds = max(0, int((timezone.now() - moment).total_seconds()))
+    seconds = max(0, int((clock.now() - moment).total_seconds()))
     if seconds < 3:
         return "just now"
     if seconds < 60:

@@ -37,7 +37,7 @@ def ensure(client: DodoPayments, order: Order) -> str:
     if found:
         return min(found, key=lambda one: (moment(one.created_at), one.product_id)).product_id
     made = client.products.create(
-        name=order.description,
+        name=order.plan.description,
         tax_category="saas",
         price=_price(order),
         metadata=_marks(order),
@@ -52,21 +52,24 @@ def _sells(product: ProductListResponse, order: Order) -> bool:
     price = product.price_detail
     return (
         isinstance(price, RecurringPrice)
-        and (price.price, price.currency) == (order.amount_minor, order.currency)
+        and (price.price, price.currency) == (order.plan.amount_minor, order.currency)
         and (price.payment_frequency_count, price.payment_frequency_interval)
         == (1, _INTERVALS[order.interval])
     )
 
 
 def _marks(order: Order) -> MetadataParam:
-    return {"keystile_site": settings.SITE_URL, "keystile_plan_version": order.version}
+    return {
+        "keystile_site": settings.SITE_URL,
+        "keystile_plan_version": order.plan.key.removeprefix("version:"),
+    }
 
 
 def _price(order: Order) -> RecurringPriceParam:
     """No discount and no other price by country: the price seen is the price paid."""
     return {
         "type": "recurring_price",
-        "price": order.amount_minor,
+        "price": order.plan.amount_minor,
         "currency": cast(Currency, order.currency),
         "discount": 0,
         "purchasing_power_parity": False,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from django.conf import settings
-from django.utils import timezone
 
 from billing.providers import (
     CheckoutState,
@@ -24,6 +23,7 @@ from billing.providers import (
 )
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxOrder
+from keys import clock
 
 _PAID: dict[str, Literal["active", "past_due", "ended"]] = {
     SandboxOrder.State.ACTIVE: "active",
@@ -33,7 +33,7 @@ _PAID: dict[str, Literal["active", "past_due", "ended"]] = {
 
 
 def create_checkout(order: Order) -> Session:
-    opened = orders.open_order(order, timezone.now())
+    opened = orders.open_order(order, clock.now())
     return Session(opened.pk, f"{settings.SITE_URL}/sandbox/checkout/{opened.pk}/")
 
 
@@ -45,7 +45,7 @@ def fetch_checkout(session_id: str) -> CheckoutState:
         return CheckoutState("pending")
     if order.state == SandboxOrder.State.DECLINED:
         return CheckoutState("failed", error=order.decline_reason)
-    if orders.has_expired(order, timezone.now()):
+    if orders.has_expired(order, clock.now()):
         return CheckoutState("expired", error=order.decline_reason)
     return CheckoutState("open", error=order.decline_reason)
 
@@ -55,15 +55,15 @@ def fetch_subscription(subscription_id: str) -> SubscriptionState:
 
 
 def cancel(subscription_id: str, *, at_period_end: bool) -> None:
-    orders.cancel(_one(subscription_id=subscription_id).pk, at_period_end, timezone.now())
+    orders.cancel(_one(subscription_id=subscription_id).pk, at_period_end, clock.now())
 
 
 def resume(subscription_id: str) -> None:
-    orders.resume(_one(subscription_id=subscription_id).pk, timezone.now())
+    orders.resume(_one(subscription_id=subscription_id).pk, clock.now())
 
 
 def refund_and_cancel(subscription_id: str) -> None:
-    orders.refund(_one(subscription_id=subscription_id).pk, timezone.now())
+    orders.refund(_one(subscription_id=subscription_id).pk, clock.now())
 
 
 def verify(headers: Mapping[str, str], body: bytes) -> Delivery:

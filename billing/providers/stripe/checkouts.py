@@ -33,7 +33,7 @@ def create_checkout(order: Order) -> Session:
 
     The reference is the idempotency key, for as long as Stripe knows keys (a day at least).
     """
-    product: SessionCreateParamsLineItemPriceDataProductData = {"name": order.description}
+    product: SessionCreateParamsLineItemPriceDataProductData = {"name": order.plan.description}
     if settings.STRIPE_TAX_CODE:
         product["tax_code"] = settings.STRIPE_TAX_CODE
     params: SessionCreateParams = {
@@ -100,7 +100,7 @@ def _unit_amount(order: Order) -> int:
     """The amount in Stripe's own smallest units of the currency."""
     held = money.exponent(order.currency)
     shift = _PLACES.get(order.currency, held) - held
-    amount = order.amount_minor * Fraction(10) ** shift
+    amount = order.plan.amount_minor * Fraction(10) ** shift
     if amount.denominator != 1:
         raise ProviderUnavailable(f"Stripe charges no parts of a unit in {order.currency}.")
     return amount.numerator

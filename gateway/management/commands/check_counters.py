@@ -3,10 +3,9 @@
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
 
 from gateway import counters
-from keys import records
+from keys import clock, records
 
 
 class Command(BaseCommand):
@@ -18,7 +17,7 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **_options: Any) -> None:
         for partition in records.PARTITIONS:
             try:
-                checked = counters.check(partition, timezone.now())
+                checked = counters.check(partition, clock.now())
             except counters.NotComparable as error:
                 raise CommandError(f"Nothing was compared: {error}.") from error
             for word, found in (("differs", checked.sighted), ("corrected", checked.corrected)):

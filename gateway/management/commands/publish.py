@@ -3,17 +3,16 @@
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from django.utils import timezone
 
 from gateway import partitions, refill, routes
-from keys import publish, records
+from keys import clock, publish, records
 
 
 class Command(BaseCommand):
     help = "Brings keys, entitlements, routes and counters to Redis where they are missing."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        now = timezone.now()
+        now = clock.now()
         partitions.make_ahead(now)
         for partition in records.PARTITIONS:
             refill.refill(partition, now)

@@ -13,11 +13,11 @@ from typing import Any
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
 
 from gateway import catalogue, openapi
 from gateway.addresses import EVERYWHERE
 from gateway.models import Api
+from keys import clock
 from portal.demo import seed
 
 
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             settings.DATA_DIR,
             self.put_on_sale(options),
             staff_password=password,
-            now=timezone.now(),
+            now=clock.now(),
         )
         call_command("publish", stdout=self.stdout)
         self.stdout.write(f"{facts['api']} is on sale; logins are in demo.json.")
