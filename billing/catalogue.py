@@ -1,4 +1,4 @@
-"""The price list: which plan versions are on sale, what they promise, how one is published.
+"""The price list: what is on sale, what it promises, how it is published.
 
 A plan's current version is its newest published one of an interval and currency. Older ones
 live on under the customers who bought them. Nothing here changes a published version.
@@ -6,16 +6,26 @@ live on under the customers who bought them. Nothing here changes a published ve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Q
 
-from billing import money, rating
-from billing.models import PastIncluded, Plan, PlanVersion
-from billing.providers import Item
+from billing import money, providers, rating
+from billing.models import (
+    AddOn,
+    PastIncluded,
+    Plan,
+    PlanVersion,
+    Subscription,
+    SubscriptionAddOn,
+)
+from billing.providers import Interval, Item
 from gateway.models import CALLS
 
 
@@ -74,10 +84,50 @@ def for_sale(version: PlanVersion) -> bool:
     return plan.kind == Plan.Kind.PAID and plan.listed and version == newest
 
 
-def item_of(version: PlanVersion) -> Item:
+def item_of(sold: PlanVersion | AddOn) -> Item:
     """What a provider is asked to sell."""
-    key = f"version:{version.pk}"
-    return Item(key, f"{version.plan.name} plan", version.base_price_minor)
+    if isinstance(sold, AddOn):
+        return Item(f"addon:{sold.pk}", sold.name, sold.price_minor)
+    return Item(f"version:{sold.pk}", f"{sold.plan.name} plan", sold.base_price_minor)
+
+
+def items(version: PlanVersion, add_ons: Iterable[AddOn] = ()) -> tuple[Item, ...]:
+    """What a subscription consists of: the plan first, then its add-ons by id."""
+    return item_of(version), *map(item_of, sorted(add_ons, key=attrgetter("pk")))
+
+
+def offers_on_sale() -> list[providers.Offer]:
+    """What a provider must have a price for: paid versions and add-ons that somebody may buy,
+    has, or gets when the period ends; the oldest first.
+    """
+    published = PlanVersion.objects.filter(plan__kind=Plan.Kind.PAID, published_at__isnull=False)
+    alive = Subscription.objects.exclude(state=Subscription.State.ENDED)
+    held = published.filter(
+        Q(pk__in=alive.values("version"))
+        | Q(pk__in=alive.exclude(next_version=None).values("next_version"))
+    )
+    newest = (
+        published.filter(plan__listed=True)
+        .order_by("plan_id", "interval", "currency", "-number")
+        .distinct("plan_id", "interval", "currency")
+    )
+    versions = published.filter(Q(pk__in=held) | Q(pk__in=newest.values("pk")))
+    had = SubscriptionAddOn.objects.filter(ended_at=None)
+    add_ons = AddOn.objects.filter(published_at__isnull=False).filter(
+        Q(retired_at=None) | Q(pk__in=had.values("add_on"))
+    )
+    return [
+        *map(_offer, versions.select_related("plan").order_by("pk")),
+        *map(_offer, add_ons.order_by("pk")),
+    ]
+
+
+def _offer(sold: PlanVersion | AddOn) -> providers.Offer:
+    return providers.Offer(item_of(sold), sold.currency, interval_of(sold))
+
+
+def interval_of(sold: PlanVersion | AddOn) -> Interval:
+    return "year" if sold.interval == PlanVersion.Interval.YEAR else "month"
 
 
 def promises(version: PlanVersion | None) -> tuple[str, ...]:

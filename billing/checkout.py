@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -82,14 +81,11 @@ def start(
 
 
 def _order(row: Checkout, account: Account, version: PlanVersion) -> Order:
-    interval: Literal["month", "year"] = (
-        "year" if version.interval == PlanVersion.Interval.YEAR else "month"
-    )
     return Order(
         reference=str(row.pk),
-        items=(catalogue.item_of(version),),
+        items=catalogue.items(version),
         currency=version.currency,
-        interval=interval,
+        interval=catalogue.interval_of(version),
         customer_email=account.billing_email,
         return_url=f"{settings.SITE_URL}/checkout/{row.pk}/",
         cancel_url=f"{settings.SITE_URL}/buy/{version.plan.slug}/",

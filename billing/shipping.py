@@ -20,11 +20,10 @@ from django.db import transaction
 from django.db.models import F, Max, Min, QuerySet, Value
 from django.db.models.functions import Coalesce
 
-from billing import doubts
+from billing import doubts, terms
 from billing.models import Shipment, ShippingClock, Subscription
 from billing.providers import metering
 from billing.providers.metering import Limits, Outcome, Refusal
-from billing.terms import OF_VERSION
 from gateway import recorded, recording
 from gateway.alone import alone
 from gateway.entries import EPOCH
@@ -100,9 +99,10 @@ def owner_of(
     That of the terms that the usage was admitted under, for a moment may lie on either side of
     a start; then that which lived at the time. A contract's usage belongs to no provider.
     """
-    if not terms_id.startswith(OF_VERSION):
+    version_id = terms.version_id_of(terms_id)
+    if version_id is None:
         return None
-    of_terms = [one for one in subscriptions if f"{OF_VERSION}{one.version_id}" == terms_id]
+    of_terms = [one for one in subscriptions if one.version_id == version_id]
     alive = [one for one in subscriptions if one.ended_at is None or one.ended_at > at]
     both = [one for one in of_terms if one in alive]
     started = [one for one in alive if one.started_at <= at]

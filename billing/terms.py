@@ -1,4 +1,4 @@
-"""The terms of an account: its plan version, or a contract in its place.
+"""The terms of an account: its plan version and its add-ons, or a contract in their place.
 
 The one place that says what an account may do (`keys.entitlements.Terms`) and what that
 costs (`rating.Price`). Everything that changes either ends with `refresh`.
@@ -7,6 +7,7 @@ costs (`rating.Price`). Everything that changes either ends with `refresh`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -18,6 +19,7 @@ from django.db.models import Q
 
 from billing import caps, opening, periods, rating
 from billing.models import (
+    AddOn,
     Contract,
     CreditGrant,
     PastIncluded,
@@ -25,6 +27,7 @@ from billing.models import (
     PlanVersion,
     SpendCap,
     Subscription,
+    SubscriptionAddOn,
 )
 from gateway import usage
 from gateway.models import CALLS
@@ -34,7 +37,8 @@ from keys.models import Entitlement
 from keys.spend import Earlier
 
 NO_PROVIDER = "none"
-# What a terms id begins with; the primary key of the row that set the terms follows.
+# What a terms id begins with; the primary key of the row that set the terms follows, and those of
+# its add-ons: `version:7+3+5`.
 OF_CONTRACT, OF_VERSION = "contract:", "version:"
 # Traffic goes on for this long while a renewal is unconfirmed, or its payment has failed.
 RENEWAL_GRACE = timedelta(hours=settings.RENEWAL_GRACE_HOURS)
@@ -49,10 +53,13 @@ class Standing:
     """What an account has at a moment: a running contract, a subscription that lives, or both.
 
     A contract takes the place of the subscription's terms and price while it runs.
+
+    add_ons: those that the subscription has, by id
     """
 
     contract: Contract | None
     subscription: Subscription | None
+    add_ons: tuple[AddOn, ...] = ()
 
     @property
     def plan_name(self) -> str:
@@ -68,7 +75,7 @@ class Standing:
 
     @property
     def monthly_minor(self) -> int:
-        """The account's monthly recurring revenue, minor units: base prices only.
+        """The account's monthly recurring revenue, minor units: base prices and add-ons.
 
         A yearly price counts a twelfth, half a unit rounded up; a trial counts nothing, a
         failed payment still does until the subscription ends.
@@ -79,7 +86,8 @@ class Standing:
             return 0
         version = self.subscription.version
         months = months_of(version)
-        return (2 * version.base_price_minor + months) // (2 * months)
+        amount = version.base_price_minor + sum(one.price_minor for one in self.add_ons)
+        return (2 * amount + months) // (2 * months)
 
 
 def standing(account_id: UUID, now: datetime) -> Standing:
@@ -95,7 +103,13 @@ def standing(account_id: UUID, now: datetime) -> Standing:
         .select_related("version__plan")
         .first()
     )
-    return Standing(contract, subscription)
+    return Standing(contract, subscription, _add_ons(subscription) if subscription else ())
+
+
+def _add_ons(subscription: Subscription) -> tuple[AddOn, ...]:
+    alive = SubscriptionAddOn.objects.filter(subscription=subscription, ended_at=None)
+    rows = alive.select_related("add_on__meter").order_by("add_on")
+    return tuple(row.add_on for row in rows)
 
 
 def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
@@ -111,7 +125,7 @@ def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
         granted = _of_contract(has.contract)
     elif has.subscription:
         state, ends_at = _access(has.subscription, now)
-        granted = _of_plan(has.subscription)
+        granted = _of_plan(has.subscription, has.add_ons)
     else:
         return _end(account_id, now)
     boundaries = usage_periods(has, now)
@@ -155,7 +169,17 @@ def terms_id(has: Standing) -> str:
     """What every usage event carries, so that it can be priced years later."""
     if has.contract:
         return f"{OF_CONTRACT}{has.contract.pk}"
-    return f"{OF_VERSION}{has.subscription.version_id}" if has.subscription else ""
+    if has.subscription is None:
+        return ""
+    ids = (has.subscription.version_id, *(one.pk for one in has.add_ons))
+    return OF_VERSION + "+".join(map(str, ids))
+
+
+def version_id_of(terms_id: str) -> int | None:
+    """The plan version that usage with this id belongs to; None: to none."""
+    if not terms_id.startswith(OF_VERSION):
+        return None
+    return int(terms_id.removeprefix(OF_VERSION).split("+")[0])
 
 
 def price(has: Standing) -> rating.Price | None:
@@ -166,7 +190,7 @@ def price(has: Standing) -> rating.Price | None:
     """
     if has.contract:
         return _contract_price(has.contract)
-    return _version_price(has.subscription.version) if has.subscription else None
+    return _version_price(has.subscription.version, has.add_ons) if has.subscription else None
 
 
 def price_of(terms_id: str) -> rating.Price | None:
@@ -175,8 +199,10 @@ def price_of(terms_id: str) -> rating.Price | None:
         contract = Contract.objects.filter(pk=terms_id.removeprefix(OF_CONTRACT)).first()
         return _contract_price(contract) if contract else None
     if terms_id.startswith(OF_VERSION):
-        version = PlanVersion.objects.filter(pk=terms_id.removeprefix(OF_VERSION)).first()
-        return _version_price(version) if version else None
+        version_id, *add_on_ids = map(int, terms_id.removeprefix(OF_VERSION).split("+"))
+        version = PlanVersion.objects.filter(pk=version_id).first()
+        add_ons = AddOn.objects.filter(pk__in=add_on_ids).select_related("meter")
+        return _version_price(version, add_ons) if version else None
     return None
 
 
@@ -191,11 +217,12 @@ def _contract_price(contract: Contract) -> rating.Price:
     return rating.Price(contract.currency, contract.base_price_minor, (calls,))
 
 
-def _version_price(version: PlanVersion) -> rating.Price:
+def _version_price(version: PlanVersion, add_ons: Iterable[AddOn]) -> rating.Price:
+    further = _further_units(add_ons)
     meters = tuple(
         rating.MeterPrice(
             meter.meter.name,
-            meter.included_units,
+            meter.included_units + further[meter.meter.name],
             meter.tier_mode,
             rating.parse_tiers(meter.tiers, meter.tier_mode),
             rating.parse_special(meter.special_prices, meter.tier_mode),
@@ -203,6 +230,15 @@ def _version_price(version: PlanVersion) -> rating.Price:
         for meter in version.meters.select_related("meter").order_by("meter")
     )
     return rating.Price(version.currency, version.base_price_minor, meters)
+
+
+def _further_units(add_ons: Iterable[AddOn]) -> Counter[str]:
+    """What add-ons include, by meter."""
+    further = Counter[str]()
+    for one in add_ons:
+        if one.meter:
+            further[one.meter.name] += one.included_units
+    return further
 
 
 def _access(subscription: Subscription, now: datetime) -> tuple[Entitlement.State, datetime | None]:
@@ -237,16 +273,20 @@ def _of_contract(contract: Contract) -> Terms:
     )
 
 
-def _of_plan(subscription: Subscription) -> Terms:
-    """Prices compiled away: the gateway gets the units at which to refuse."""
+def _of_plan(subscription: Subscription, add_ons: Sequence[AddOn]) -> Terms:
+    """Prices compiled away: the gateway gets the units at which to refuse.
+
+    Of a meter that the plan doesn't count, add-ons can't include more.
+    """
     version = subscription.version
     stops = subscription.overage == Subscription.Overage.STOP
+    further, faster = _further_units(add_ons), sum(one.rate_per_second for one in add_ons)
     return Terms(
-        rate_per_second=version.rate_per_second,
-        burst=version.burst,
+        rate_per_second=version.rate_per_second + faster,
+        burst=version.burst + faster,
         meters={
             meter.meter.name: _meter(
-                meter.included_units,
+                meter.included_units + further[meter.meter.name],
                 _past(meter, stops),
                 meter.credits_per_unit,
             )
@@ -255,6 +295,7 @@ def _of_plan(subscription: Subscription) -> Terms:
         test_quota_per_day=version.test_quota_per_day,
         key_limit=version.key_limit,
         apis=_apis(version.apis),
+        scopes=tuple(sorted({scope for one in add_ons for scope in one.scopes})),
         concurrency=version.concurrency,
     )
 

@@ -48,9 +48,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a plan version, or a contract in its place, lets an account do.
+    """What a plan version with its add-ons, or a contract in their place, lets an account do.
 
     apis:        slugs of the APIs that may be called; None: all
+    scopes:      those of operations that are not open to everybody
     concurrency: calls at once at most; None: no limit
     grants:      credits in the order of use
     spend_cap:   the customer's own; None: none
@@ -62,6 +63,7 @@ class Terms:
     test_quota_per_day: int
     key_limit: int
     apis: tuple[str, ...] | None = None
+    scopes: tuple[str, ...] = ()
     concurrency: int | None = None
     grants: tuple[Grant, ...] = ()
     spend_cap: SpendCap | None = None
@@ -74,6 +76,7 @@ class Terms:
             "test_quota_per_day": self.test_quota_per_day,
             "key_limit": self.key_limit,
             "apis": None if self.apis is None else list(self.apis),
+            "scopes": list(self.scopes),
             "concurrency": self.concurrency,
             "grants": [asdict(grant) for grant in self.grants],
             "spend_cap": self.spend_cap.to_json() if self.spend_cap else None,
@@ -90,6 +93,7 @@ class Terms:
             test_quota_per_day=stored["test_quota_per_day"],
             key_limit=stored["key_limit"],
             apis=None if apis is None else tuple(apis),
+            scopes=tuple(stored.get("scopes", ())),
             concurrency=stored.get("concurrency"),
             grants=tuple(Grant(**grant) for grant in stored.get("grants", ())),
             spend_cap=None if spend_cap is None else SpendCap.from_json(spend_cap),

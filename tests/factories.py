@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import count
 
 from django.utils import timezone
 
-from billing.models import PlanVersion
+from billing import periods, terms
+from billing.models import AddOn, PlanVersion, Subscription
 from gateway.models import Api, Meter, Operation
 from gateway.usage import PricedUnits
 from portal.demo import prices
@@ -57,3 +59,25 @@ def calls(
 ) -> PricedUnits:
     """Units of the meter `calls`, as billing is told of them."""
     return PricedUnits(terms, api, operation, "calls", dimensions, units)
+
+
+def make_add_on(slug: str, **fields: object) -> AddOn:
+    """A published add-on at $10 a month, of any paid plan."""
+    given = {"name": slug.replace("-", " ").capitalize(), "price_minor": 10_00}
+    return AddOn.objects.create(slug=slug, published_at=timezone.now(), **(given | fields))
+
+
+def subscribed(account: Account, version: PlanVersion, now: datetime) -> Subscription:
+    """A paid subscription as rows alone, begun at some moment: no provider knows of it."""
+    start = now.replace(microsecond=0)
+    months = terms.months_of(version)
+    return Subscription.objects.create(
+        account=account,
+        version=version,
+        provider="sandbox",
+        state=Subscription.State.ACTIVE,
+        started_at=now,
+        period_start=start,
+        period_end=periods.add_months(start, months, start.day),
+        anchor_day=start.day,
+    )
