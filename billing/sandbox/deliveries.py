@@ -7,6 +7,7 @@ may come late or out of order, and the receiver asks anyway.
 from __future__ import annotations
 
 import json
+import secrets
 from datetime import datetime, timedelta
 from http.client import HTTPException
 from urllib.error import HTTPError
@@ -17,7 +18,7 @@ from django.conf import settings
 from django.db.models import F, QuerySet
 from standardwebhooks import Webhook
 
-from billing.sandbox.models import SandboxDelivery
+from billing.sandbox.models import SandboxDelivery, SandboxOrder
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,17 @@ _BACKOFF_SECONDS = (2, 10, 60, 300, 1800, 2 * 3600, 5 * 3600)
 _TIMEOUT_SECONDS = 10
 # The site is reached as it is, not through a proxy that the environment may name.
 _opener = build_opener(ProxyHandler({}))
+
+
+def put(order: SandboxOrder, delivery_type: str, now: datetime) -> None:
+    """A webhook to be sent, in the transaction of what it tells of."""
+    SandboxDelivery.objects.create(
+        id=f"msg_{secrets.token_hex(12)}",
+        order=order,
+        type=delivery_type,
+        created_at=now,
+        next_attempt_at=now,
+    )
 
 
 def due(now: datetime) -> QuerySet[SandboxDelivery]:

@@ -13,15 +13,19 @@ from django.db import transaction
 
 from billing import periods
 from billing.providers import Order
+from billing.sandbox import deliveries, payments
 from billing.sandbox.cards import DECLINE_REASON, Card
-from billing.sandbox.models import SandboxDelivery, SandboxOrder
+from billing.sandbox.models import SandboxOrder
 
 State = SandboxOrder.State
 
 # What the types of all its webhooks begin with.
-TYPES = ("checkout.", "payment.", "subscription.", "refund.")
+TYPES = ("checkout.", "payment.", "subscription.", "refund.", "dispute.")
 LIFETIME = timedelta(hours=24)
 DELAY = timedelta(seconds=20)
+# A renewal that was declined is tried again so long after it, and then given up.
+RETRIES = (timedelta(days=3), timedelta(days=5))
+GIVES_UP = timedelta(days=14)
 
 
 def open_order(order: Order, now: datetime) -> SandboxOrder:
@@ -94,6 +98,7 @@ def refund(order_id: str, now: datetime) -> None:
         if order.refunded:
             return
         order.refunded = True
+        payments.refund_last(order)
         _change(order, "refund.succeeded", now, "refunded")
         if order.state in (State.ACTIVE, State.PAST_DUE):
             _end(order, now)
@@ -103,7 +108,8 @@ def advance(now: datetime) -> None:
     """Does what time has made due: delayed payments arrive, periods renew or end."""
     delayed = SandboxOrder.objects.filter(state=State.PENDING, settles_at__lte=now)
     over = SandboxOrder.objects.filter(state=State.ACTIVE, period_end__lte=now)
-    for order_id in [*delayed.values_list("pk", flat=True), *over.values_list("pk", flat=True)]:
+    owing = SandboxOrder.objects.filter(state=State.PAST_DUE)
+    for order_id in (delayed | over | owing).values_list("pk", flat=True):
         with transaction.atomic():
             _advance(_locked(order_id), now)
 
@@ -115,11 +121,47 @@ def _advance(order: SandboxOrder, now: datetime) -> None:
             _change(order, "payment.failed", now, "state")
         else:
             _activate(order, now)
-    while order.state == State.ACTIVE and order.period_end and order.period_end <= now:
-        if order.cancel_at_period_end:
-            _end(order, order.period_end)
+    while (step := _next_step(order)) and step <= now:
+        if order.state == State.PAST_DUE:
+            _ask_again(order, step)
+        elif order.cancel_at_period_end:
+            _end(order, step)
         else:
-            _renew(order, order.period_end, now)
+            _renew(order, step)
+
+
+def _next_step(order: SandboxOrder) -> datetime | None:
+    """When time will next do something to a subscription."""
+    if order.state == State.ACTIVE:
+        return order.period_end
+    owed = payments.unpaid(order) if order.state == State.PAST_DUE else None
+    if owed is None or order.period_start is None or order.period_end is None:
+        return None
+    steps = [order.period_start + after for after in (*RETRIES, GIVES_UP)]
+    if order.cancel_at_period_end:
+        steps.append(order.period_end)
+    return min((step for step in steps if step > owed.at), default=order.period_start + GIVES_UP)
+
+
+def _ask_again(order: SandboxOrder, at: datetime) -> None:
+    """Tries the card once more for a renewal, or gives it up."""
+    given_up = order.period_start is not None and at >= order.period_start + GIVES_UP
+    if given_up or (order.cancel_at_period_end and at == order.period_end):
+        _end(order, at)
+    else:
+        collect(order, at)
+
+
+def collect(order: SandboxOrder, at: datetime) -> None:
+    """Tries the card for what is past due: by itself, or because the card was changed."""
+    owed = payments.unpaid(order)
+    if order.state != State.PAST_DUE or owed is None:
+        return
+    if payments.retry(order, owed, at).state == payments.State.FAILED:
+        deliveries.put(order, "payment.failed", at)
+    else:
+        order.state = State.ACTIVE
+        _change(order, "payment.succeeded", at, "state")
 
 
 def _activate(order: SandboxOrder, now: datetime) -> None:
@@ -128,6 +170,7 @@ def _activate(order: SandboxOrder, now: datetime) -> None:
     order.subscription_id = f"sub_test_{secrets.token_hex(12)}"
     order.anchor_day = start.day
     order.period_start, order.period_end = start, _period_end(order, start)
+    payments.renewal(order, now)
     _change(
         order,
         "checkout.completed",
@@ -141,9 +184,13 @@ def _activate(order: SandboxOrder, now: datetime) -> None:
     )
 
 
-def _renew(order: SandboxOrder, start: datetime, now: datetime) -> None:
+def _renew(order: SandboxOrder, start: datetime) -> None:
     order.period_start, order.period_end = start, _period_end(order, start)
-    _change(order, "subscription.renewed", now, "period_start", "period_end")
+    if payments.renewal(order, start):
+        _change(order, "subscription.renewed", start, "period_start", "period_end")
+    else:
+        order.state = State.PAST_DUE
+        _change(order, "payment.failed", start, "state", "period_start", "period_end")
 
 
 def _end(order: SandboxOrder, at: datetime) -> None:
@@ -162,10 +209,4 @@ def _locked(order_id: str) -> SandboxOrder:
 
 def _change(order: SandboxOrder, delivery_type: str, now: datetime, *fields: str) -> None:
     order.save(update_fields=fields)
-    SandboxDelivery.objects.create(
-        id=f"msg_{secrets.token_hex(12)}",
-        order=order,
-        type=delivery_type,
-        created_at=now,
-        next_attempt_at=now,
-    )
+    deliveries.put(order, delivery_type, now)
