@@ -40,13 +40,13 @@ MOST_WAITING = 20_000
 # Corrects a counter by what was sighted, once: of two who found it one is told 0.
 #
 # KEYS  1 the sightings, 2 the counter
-# ARGV  1 units, 2 when a counter that this makes may go (epoch s), "" never
+# ARGV  1 units, 2 seconds after which a counter that this makes may go, "" never
 CORRECT = """
 if redis.call('HGET', KEYS[1], KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('HDEL', KEYS[1], KEYS[2])
 redis.call('INCRBY', KEYS[2], ARGV[1])
 if ARGV[2] ~= '' and redis.call('TTL', KEYS[2]) == -1 then
-  redis.call('EXPIREAT', KEYS[2], ARGV[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
 end
 return 1
 """
@@ -234,7 +234,7 @@ def _correct(partition: int, difference: Difference, now: datetime) -> bool:
         records.sightings_name(partition),
         difference.counter,
         difference.missing,
-        "" if expires_at is None else int(expires_at.timestamp()),
+        "" if expires_at is None else (expires_at - now) // timedelta(seconds=1),
     )
     if not corrected:
         return False

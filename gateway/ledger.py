@@ -138,8 +138,7 @@ def drain_refusals(partition: int) -> None:
     """Copies the counters of refused calls; those of minutes that are over leave Redis."""
     redis = records.connection()
     name = records.refused_name(partition)
-    seconds, _ = redis.time()
-    over = datetime.fromtimestamp(seconds, UTC) - MINUTE_IS_OVER
+    over = records.moment(partition) - MINUTE_IS_OVER
     counted, finished = [], []
     for field, count in redis.hscan_iter(name, count=BATCH):
         account, key, code, minute_s = field.decode().split("|")

@@ -7,25 +7,25 @@ drained of is lost with it, and is given away: it is in no counter.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from django.db import connection, transaction
 
 from gateway import consumption, recording, routes
-from keys import publish, records
+from keys import clock, publish, records
 from keys.identifiers import new_id
 
 log = structlog.get_logger(__name__)
 
 LOCK = 0x6B73_2000  # plus the partition
 
-# Sets the marker (KEYS[1]) if Redis still is the one that was filled (KEYS[2]): one that was
-# emptied once more meanwhile must be filled once more.
+# Sets the marker (KEYS[1]) to how far the time is ahead, if Redis still is the one that was filled
+# (KEYS[2]): one that was emptied once more meanwhile must be filled once more.
 MARK = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
 
@@ -45,7 +45,9 @@ def refill(partition: int, now: datetime) -> bool:
         _wait_for_drain(partition)
         counters = _restore_counters(partition, now)
         routes.publish()
-        is_ready = bool(redis.eval(MARK, 2, ready, filling, filler))
+        ahead_seconds = clock.shift() // timedelta(seconds=1)
+        is_ready = bool(redis.eval(MARK, 2, ready, filling, filler, ahead_seconds))
+        publish.clock_shift()  # it may have been moved meanwhile
     log.info("redis.refilled", records=published, counters=counters, ready=is_ready)
     return is_ready
 

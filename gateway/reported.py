@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from uuid import UUID
 
@@ -43,7 +43,7 @@ RETURNING account_id, event_id
 """
 
 # KEYS: the ready marker, what this batch is known by, counters. ARGV: of each counter the units
-# and the epoch second at which it is forgotten, "" for never. Sent twice it counts once. A Redis
+# and the seconds after which it is forgotten, "" for never. Sent twice it counts once. A Redis
 # that is being filled is told nothing: it gets the batch from the ledger.
 COUNT = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -51,7 +51,7 @@ if not redis.call('SET', KEYS[2], 1, 'NX', 'EX', 60) then return 0 end
 for i = 3, #KEYS do
   local units, forgotten = tonumber(ARGV[2 * i - 5]), ARGV[2 * i - 4]
   if redis.call('INCRBY', KEYS[i], units) == units and forgotten ~= '' then
-    redis.call('EXPIREAT', KEYS[i], forgotten)
+    redis.call('EXPIRE', KEYS[i], forgotten)
   end
 end
 return 1
@@ -124,7 +124,7 @@ def _record(partition: int, uses: Sequence[Use], now: datetime) -> None:
     recording.lock(partition)
     entries = _with_credits([use.entry for use in uses])
     recording.record(entries, recording.tick(partition, now))
-    transaction.on_commit(_Counters(partition, uses, entries).add)
+    transaction.on_commit(_Counters(partition, uses, entries, now).add)
 
 
 class _Purse:
@@ -192,8 +192,11 @@ def _with_credits(entries: Sequence[Entry]) -> list[Entry]:
 class _Counters:
     """What is added to counters of a partition, and when each may be forgotten."""
 
-    def __init__(self, partition: int, uses: Sequence[Use], entries: Sequence[Entry]):
+    def __init__(
+        self, partition: int, uses: Sequence[Use], entries: Sequence[Entry], now: datetime
+    ):
         self._partition = partition
+        self._now = now
         self._units: Counter[str] = Counter()
         self._forgotten: dict[str, int | str] = {}
         for use, entry in zip(uses, entries, strict=True):
@@ -212,7 +215,7 @@ class _Counters:
             name = records.used_name(self._partition, holder, mode, start, meter)
             self._units[name] += units
             forgotten = start + LONGEST_PERIOD + COUNTER_OUTLIVES
-            self._forgotten[name] = int(forgotten.timestamp())
+            self._forgotten[name] = (forgotten - self._now) // timedelta(seconds=1)
 
     def add(self) -> None:
         """Adds all of it at once; a Redis that is away is left to the hourly comparison."""

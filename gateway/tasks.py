@@ -3,7 +3,6 @@
 import structlog
 from celery import shared_task
 from django.conf import settings
-from django.utils import timezone
 
 from gateway import chain, counters, ledger, partitions, refill, routes
 from gateway.sweep import may_sweep
@@ -17,7 +16,7 @@ log = structlog.get_logger(__name__)
 def drain() -> None:
     """Moves settled calls and counted refusals into Postgres."""
     for partition in records.PARTITIONS:
-        ledger.drain(partition, timezone.now)
+        ledger.drain(partition, clock.exactly)
         ledger.drain_refusals(partition)
 
 

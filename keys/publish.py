@@ -16,11 +16,12 @@ from uuid import UUID
 
 import redis
 import structlog
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
 
 from keys import records
-from keys.models import ApiKey, Entitlement, ServiceToken
+from keys.models import ApiKey, ClockShift, Entitlement, ServiceToken
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +90,24 @@ def service_token(token_id: UUID, now: datetime) -> bool:
         published_revision=row.revision
     )
     return True
+
+
+def clock_shift() -> bool:
+    """Tells the data plane how far the time was moved ahead; True. Raises RedisError.
+
+    Where it can't be moved, or no longer, the data plane's is the real one again.
+    """
+    seconds = _shift_seconds()
+    for partition in records.PARTITIONS:
+        records.publish_shift(partition, seconds, back=not settings.CLOCK_CAN_MOVE)
+    return True
+
+
+def _shift_seconds() -> int:
+    if not settings.CLOCK_CAN_MOVE:
+        return 0
+    row = ClockShift.objects.filter(pk=ClockShift.ONLY).first()
+    return row.seconds if row else 0
 
 
 def lagging(now: datetime) -> int:

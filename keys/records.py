@@ -18,7 +18,8 @@ account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, 
 token:{p00}:<digest>      hash  rev, id, account ("": the seller's), state, scopes ("a,b"),
                                 expires_ms: a service token
 routes:{p00}              hash  version, blob
-ready:{p00}               string, present once everything above has been published
+ready:{p00}               seconds by which the time is moved ahead (keys.clock), mostly 0; there
+                                once everything above has been published
 filling:{p00}             string, the one who is publishing it all (gateway.refill)
 used:{p00}:<account or key>:<live|test>:<period start, epoch s>:<meter>    integer; a key's only
                                 for the meter calls and where it has a quota
@@ -40,7 +41,7 @@ Knows no model: what goes into a record is for `keys.publish` and the gateway to
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -61,6 +62,15 @@ redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'rev', ARGV[1], unpack(ARGV, 3))
 if ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1
+"""
+
+# Moves the time of a partition that is filled. KEYS: the ready marker. ARGV: seconds ahead, 1 if
+# that may be less than what holds: somebody who was told late must not turn it back.
+SHIFT = """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] and (ARGV[2] == '1' or (tonumber(held) or 0) < tonumber(ARGV[1])) then
+  redis.call('SET', KEYS[1], ARGV[1])
+end
 """
 
 
@@ -106,6 +116,21 @@ def is_held(record: Record) -> bool:
     """Whether the data plane holds this revision of the record, or a newer one."""
     revision = connection().hget(record.name, "rev")
     return revision is not None and int(revision) >= record.revision
+
+
+def publish_shift(partition: int, seconds: int, *, back: bool = False) -> None:
+    """Moves the partition's time to so many seconds ahead; not back unless `back` says so."""
+    connection().eval(SHIFT, 1, ready_name(partition), seconds, int(back))
+
+
+def moment(partition: int) -> datetime:
+    """The moment it is by the clock that admits calls, moved ahead as that is."""
+    pipeline = connection().pipeline(transaction=True)
+    pipeline.time()
+    pipeline.get(ready_name(partition))
+    (seconds, microseconds), shift = pipeline.execute()
+    ahead = int(shift) if shift and shift.isdigit() else 0
+    return datetime.fromtimestamp(seconds + ahead, UTC) + timedelta(microseconds=microseconds)
 
 
 def tag(partition: int) -> str:

@@ -169,6 +169,15 @@ def test_a_token_that_may_not_is_refused(question, customer, fields):
     assert answer["www-authenticate"].startswith("Bearer")
 
 
+def test_a_token_ends_at_the_time_that_the_clock_was_moved_to(question, customer):
+    publish_token(expires_ms=str(int(time.time() * 1000) + 3_600_000))
+    assert question(key=customer.secret).json["valid"] is True
+
+    records.publish_shift(0, 3601)
+
+    assert_refused(question(key=customer.secret), "invalid_token")
+
+
 @pytest.mark.parametrize("token", ["", "kst_" + "x" * 40, "kst_x", "nothing"])
 def test_who_has_no_token_learns_nothing(question, customer, token):
     assert_refused(question(key=customer.secret, token=token), "invalid_token")

@@ -189,7 +189,7 @@ def put_on_sale(
         method, template = label.split(" ", 1)
         Operation.objects.create(api=api, method=method, path_template=template, **costs)
     publish_routes()
-    records.connection().set(records.ready_name(0), 1)
+    records.connection().set(records.ready_name(0), 0)
     return api
 
 

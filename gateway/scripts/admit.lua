@@ -35,12 +35,17 @@ local now_s = tonumber(clock[1])
 local now_us = now_s * 1000000 + tonumber(clock[2])
 local now_ms = math.floor(now_us / 1000)
 
+local ready = redis.call('GET', 'ready:' .. tag)
 local routes = redis.call('HGET', 'routes:' .. tag, 'version')
-if redis.call('EXISTS', 'ready:' .. tag) == 0 or not routes
-    or redis.call('XLEN', 'usage:' .. tag) >= most_entries then
+if not ready or not routes or redis.call('XLEN', 'usage:' .. tag) >= most_entries then
   return {'unavailable'}
 end
 if routes ~= matched_under then return {'routes'} end
+
+-- Periods, expiries and the ledger go by a time that a demo may move ahead (keys.clock): `at`.
+-- Rates and deadlines go by `now`.
+local ahead_s = tonumber(ready) or 0
+local at_s, at_us = now_s + ahead_s, now_us + ahead_s * 1000000
 
 -- ------------------------------------------------------------------ who asks
 
@@ -74,18 +79,18 @@ end
 
 -- A refusal costs nothing; it is counted, and the latest are kept for the account to see.
 local function refuse(code, status, wait_s, ...)
-  local minute = now_s - now_s % 60
+  local minute = at_s - at_s % 60
   redis.call('HINCRBY', 'refused:' .. tag, table.concat({account, key, code, minute}, '|'), 1)
   local latest = 'refusals:' .. tag .. ':' .. account
   redis.call('LPUSH', latest, cjson.encode({
-    at_ms = now_ms, key = key, api = api, op = operation, code = code, status = status}))
+    at_ms = math.floor(at_us / 1000), key = key, api = api, op = operation, code = code, status = status}))
   redis.call('LTRIM', latest, 0, 19)
   redis.call('EXPIRE', latest, 86400)
   return {code, wait_s, key, account, mode, plan, ...}
 end
 
 local function has_passed(moment_ms)
-  return moment_ms and moment_ms ~= '' and now_us >= tonumber(moment_ms) * 1000
+  return moment_ms and moment_ms ~= '' and at_us >= tonumber(moment_ms) * 1000
 end
 
 if key_state ~= 'active' then return refuse('revoked_key', 401, 0) end
@@ -104,23 +109,23 @@ end
 
 -- ------------------------------------------------------------------ what is left
 
--- The period that `now` lies in; after the last known boundary it is as long as the one before.
+-- The period that `at` lies in; after the last known boundary it is as long as the one before.
 local function billing_period()
   local before, start
   for text in string.gmatch(periods, '%d+') do
     local boundary = tonumber(text)
-    if boundary > now_s then return start, boundary end
+    if boundary > at_s then return start, boundary end
     before, start = start, boundary
   end
   return start, start and start + (before and start - before or 2678400)
 end
 
 local period_start, period_end = billing_period()
-if not period_start or period_end <= now_s then return {'unavailable'} end
+if not period_start or period_end <= at_s then return {'unavailable'} end
 local billing_start, billing_end = period_start, period_end
 local test_quota
 if mode == 'test' then
-  period_start = now_s - now_s % 86400
+  period_start = at_s - at_s % 86400
   period_end = period_start + 86400
   test_quota = redis.call('HGET', record, 'test_quota')
 end
@@ -200,15 +205,15 @@ local function limits(taken)
   if quota then
     return bucket.burst, window_s, bucket.left, reset_s,
       quota.limit, quota.left - taken * quota.units, quota.ends - quota.starts,
-      quota.ends - now_s, first
+      quota.ends - at_s, first
   end
   return bucket.burst, window_s, bucket.left, reset_s, false,
     included_left and math.max(included_left - taken * meters[1].units, 0),
-    period_end - period_start, period_end - now_s, 0
+    period_end - period_start, period_end - at_s, 0
 end
 
 if quota and quota.calls == 0 then
-  return refuse('quota_exceeded', 429, quota.ends - now_s, limits(0))
+  return refuse('quota_exceeded', 429, quota.ends - at_s, limits(0))
 end
 
 -- Minor units that so many units of a meter cost, rounded like a bill's line. A segment says:
@@ -258,7 +263,7 @@ if credits ~= '' and mode == 'live' then
       if not held then
         held = {}
         for id, amount, expires_s in string.gmatch(grants, '(%d+):(%d+):(%d*)') do
-          if expires_s == '' or now_s < tonumber(expires_s) then
+          if expires_s == '' or at_s < tonumber(expires_s) then
             local drawn = tonumber(redis.call('GET', 'drawn:' .. tag .. ':' .. id)) or 0
             held[#held + 1] = {id = id, left = tonumber(amount) - drawn}
           end
@@ -301,7 +306,7 @@ bucket = met_first()
 
 local function charge(name, units, ends)
   if redis.call('INCRBY', name, units) == units then
-    redis.call('EXPIREAT', name, ends + 3456000)
+    redis.call('EXPIREAT', name, ends - ahead_s + 3456000)
   end
 end
 for _, meter in ipairs(meters) do
@@ -322,5 +327,5 @@ if key_counter or draws or slots ~= '' then
     slot = slots ~= '' or nil})
 end
 redis.call('HSET', 'open:' .. tag, event, table.concat({account, key, mode, period_start, terms,
-  string.format('%d', now_us), api, operation, units_json, deadline, back}, '\t'))
+  string.format('%d', at_us), api, operation, units_json, deadline, back}, '\t'))
 return {'', 0, key, account, mode, plan, limits(1)}

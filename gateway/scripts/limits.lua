@@ -13,7 +13,10 @@ local now_s = tonumber(clock[1])
 local now_us = now_s * 1000000 + tonumber(clock[2])
 
 local version = redis.call('HGET', 'routes:' .. tag, 'version')
-if redis.call('EXISTS', 'ready:' .. tag) == 0 or not version then return {'unavailable'} end
+local ready = redis.call('GET', 'ready:' .. tag)
+if not ready or not version then return {'unavailable'} end
+local ahead_s = tonumber(ready) or 0  -- as in admit.lua
+local at_s, at_us = now_s + ahead_s, now_us + ahead_s * 1000000
 
 local function hash(name)
   local fields, flat = {}, redis.call('HGETALL', name)
@@ -27,7 +30,7 @@ local account = hash('account:' .. tag .. ':' .. key.account)
 if not account.state then return {'unavailable'} end
 
 local function has_passed(moment_ms)
-  return moment_ms ~= '' and now_us >= tonumber(moment_ms) * 1000
+  return moment_ms ~= '' and at_us >= tonumber(moment_ms) * 1000
 end
 
 -- As in admit.lua, in its order.
@@ -45,14 +48,14 @@ if code ~= '' then return head end
 local billing_start, billing_end, before
 for text in string.gmatch(account.periods, '%d+') do
   local boundary = tonumber(text)
-  if boundary > now_s then billing_end = boundary break end
+  if boundary > at_s then billing_end = boundary break end
   before, billing_start = billing_start, boundary
 end
 if not billing_start then return {'unavailable'} end
 billing_end = billing_end or billing_start + (before and billing_start - before or 2678400)
 local period_start, period_end = billing_start, billing_end
 if key.mode == 'test' then
-  period_start = now_s - now_s % 86400
+  period_start = at_s - at_s % 86400
   period_end = period_start + 86400
 end
 
@@ -80,7 +83,7 @@ for field, value in pairs(account) do
 end
 
 local told = {
-  now = now_s, period_start = period_start, period_end = period_end,
+  now = at_s, period_start = period_start, period_end = period_end,
   billing_start = billing_start, billing_end = billing_end,
   rate = bucket('gcra:' .. tag .. ':a:' .. key.account, account.rate, account.burst),
   used = used, limits = limits, included = included}
@@ -102,7 +105,7 @@ if key.mode == 'live' and (account.credits or '') ~= '' then
   for id, amount, expires_s in string.gmatch(account.grants, '(%d+):(%d+):(%d*)') do
     expires_s = tonumber(expires_s)
     local left = tonumber(amount) - number('drawn:' .. tag .. ':' .. id)
-    if left > 0 and not (expires_s and expires_s <= now_s) then
+    if left > 0 and not (expires_s and expires_s <= at_s) then
       balance = balance + left
       if expires_s and expires_s < (next_expiry or math.huge) then next_expiry = expires_s end
     end

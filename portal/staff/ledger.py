@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from gateway import counters, ledger
 from gateway.models import Api, QuarantinedEntry, UsageEvent
-from keys import records
+from keys import clock, records
 from keys.models import ApiKey
 from portal.models import Account
 
@@ -155,7 +155,8 @@ class LedgerForm(forms.Form):
             events = events.filter(status__gte=hundred, status__lt=hundred + 100)
         if asked["first_day"]:
             start = _midnight(asked["first_day"])
-            events = events.filter(admitted_at__gte=start, id__gte=_id_at(start - SLACK))
+            earliest = start - SLACK - clock.shift()  # ids are drawn by the real time
+            events = events.filter(admitted_at__gte=start, id__gte=_id_at(earliest))
         if asked["last_day"]:
             end = _midnight(asked["last_day"] + timedelta(days=1))
             events = events.filter(admitted_at__lt=end, id__lt=_id_at(end + SLACK))
