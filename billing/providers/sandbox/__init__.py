@@ -22,6 +22,7 @@ from billing.providers import (
     standard_webhooks,
 )
 from billing.sandbox import orders
+from billing.sandbox.faults import may_fail
 from billing.sandbox.models import SandboxOrder
 from keys import clock
 
@@ -32,11 +33,13 @@ _PAID: dict[str, Literal["active", "past_due", "ended"]] = {
 }
 
 
+@may_fail
 def create_checkout(order: Order) -> Session:
     opened = orders.open_order(order, clock.now())
     return Session(opened.pk, f"{settings.SITE_URL}/sandbox/checkout/{opened.pk}/")
 
 
+@may_fail
 def fetch_checkout(session_id: str) -> CheckoutState:
     order = _one(pk=session_id)
     if order.state in _PAID:
@@ -50,18 +53,22 @@ def fetch_checkout(session_id: str) -> CheckoutState:
     return CheckoutState("open", error=order.decline_reason)
 
 
+@may_fail
 def fetch_subscription(subscription_id: str) -> SubscriptionState:
     return _subscription(_one(subscription_id=subscription_id))
 
 
+@may_fail
 def cancel(subscription_id: str, *, at_period_end: bool) -> None:
     orders.cancel(_one(subscription_id=subscription_id).pk, at_period_end, clock.now())
 
 
+@may_fail
 def resume(subscription_id: str) -> None:
     orders.resume(_one(subscription_id=subscription_id).pk, clock.now())
 
 
+@may_fail
 def refund_and_cancel(subscription_id: str) -> None:
     orders.refund(_one(subscription_id=subscription_id).pk, clock.now())
 
