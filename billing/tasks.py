@@ -11,6 +11,7 @@ from billing import (
     inbox,
     invoices,
     reconciliation,
+    rehearsal,
     shipping,
     subscriptions,
 )
@@ -129,9 +130,17 @@ def reconcile_provider(provider: str) -> None:
 def sandbox_tick() -> None:
     """One second in the sandbox's world: its orders move on, its webhooks leave."""
     now = clock.now()
+    if rehearsal.under_way():
+        sandbox_travel.apply_async(expires=1)
     orders.advance(now)
     for delivery_id in deliveries.due(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
         sandbox_deliver.delay(delivery_id)
+
+
+@shared_task(ignore_result=True)
+def sandbox_travel() -> None:
+    """Goes on with the way to a later time, on which staff have sent the clock."""
+    rehearsal.travel()
 
 
 @shared_task(ignore_result=True)

@@ -114,6 +114,17 @@ class SandboxFaults(models.Model):
         return "faults"
 
 
+class SandboxJourney(models.Model):
+    """The way to a later time that staff sent the demo's clock on last; one row."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    began_at = models.DateTimeField()
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"to {self.until:%Y-%m-%d %H:%M}"
+
+
 class SandboxDelivery(models.Model):
     """A webhook that the sandbox sends until it is answered with 2xx, or gives up."""
 
