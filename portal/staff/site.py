@@ -1,7 +1,7 @@
 """The admin under the seller's name, arranged by what staff do instead of by app.
 
-Owns the index, the addresses of the pages that no model has (analytics, ledger, import, secrets),
-and what waits for staff. The models' own pages stand in the modules beside this one.
+Owns the index, the addresses of the pages that no model has (analytics, sandbox, ledger, import,
+secrets), and what waits for staff. The models' own pages stand in the modules beside this one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.models import QuarantinedEntry
 from keys import issuance
 from keys.models import ApiKey
 from portal.ratelimits import by_address, by_field, limited
-from portal.staff import analytics, api_identity, imports, ledger
+from portal.staff import analytics, api_identity, imports, ledger, sandbox
 
 # What a group lists: models by label, in the order in which staff look for them.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -84,6 +84,8 @@ class StaffSite(AdminSite):
         view = self.admin_view
         return [
             path("analytics/", view(analytics.page), name="analytics"),
+            path("sandbox/", view(sandbox.page), name="sandbox"),
+            path("sandbox/journey/", view(sandbox.journey), name="sandbox_journey"),
             path("gateway/usageevent/", view(ledger.page), name="ledger"),
             path("gateway/api/import/", view(imports.choose), name="gateway_api_import"),
             path(
@@ -117,6 +119,8 @@ class StaffSite(AdminSite):
                 listed.insert(2, _entry("Calls", "ledger"))
             if name == "Plans and billing" and request.user.has_perm("billing.view_subscription"):
                 listed.insert(0, _entry("Analytics", "analytics"))
+                if settings.PAYMENT_PROVIDER == "sandbox":
+                    listed.insert(1, _entry("Sandbox", "sandbox"))
             if listed:
                 groups.append(
                     {
