@@ -20,6 +20,12 @@ def add_months(moment: datetime, months: int, anchor_day: int) -> datetime:
     return moment.replace(year=year, month=month + 1, day=day)
 
 
+def anchor(start: datetime, anchor_day: int) -> int:
+    """The anchor of periods of which one begins at `start`: the known one, if it fits."""
+    fits = start.day == min(anchor_day, monthrange(start.year, start.month)[1])
+    return anchor_day if fits else start.day
+
+
 def boundaries(
     start: datetime, end: datetime, *, months: int, anchor_day: int, now: datetime
 ) -> list[datetime]:

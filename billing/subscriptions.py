@@ -1,8 +1,9 @@
-"""The life of an account's subscription: started, renewed, failing, cancelled, ended.
+"""The life of an account's subscription: started, renewed, failing, paused, cancelled, ended.
 
-The states and moves stand above `models.Subscription`. Every change happens here, under the
-account's lock, and ends with what it means: the entitlement, the first key, a row of history.
-What a provider says is fetched first, outside any transaction, and applied if it is news.
+The states and moves are in `states`, what a subscription consists of in `contents`, changes that
+the customer asks for in `plan_changes`, what time alone does in `deadlines`. Every change happens
+under the account's lock, and ends with what it means: the entitlement, the first key, a row of
+history. What a provider says is fetched first, outside any transaction, and applied if it is news.
 """
 
 from __future__ import annotations
@@ -18,27 +19,35 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from billing import accounts, catalogue, history, periods, providers, terms, tickets
+from billing import (
+    accounts,
+    catalogue,
+    contents,
+    history,
+    periods,
+    providers,
+    states,
+    terms,
+    tickets,
+)
 from billing.accounts import Account
+from billing.contents import Happened
 from billing.models import BillingEvent, Plan, PlanVersion, Subscription
 from billing.providers import SubscriptionState
+from billing.states import IllegalMove, State
 from billing.terms import NO_PROVIDER
 from keys import issuance
-from keys.models import Entitlement
 
 log = structlog.get_logger(__name__)
 
-State = Subscription.State
+__all__ = ["IllegalMove", "State"]
+
 Kind = BillingEvent.Kind
 
-_MOVES: dict[str, set[str]] = {
-    State.TRIALING: {State.ACTIVE, State.PAST_DUE, State.ENDED},
-    State.ACTIVE: {State.PAST_DUE, State.ENDED},
-    State.PAST_DUE: {State.ACTIVE, State.ENDED},
-    State.ENDED: set(),
-}
 # How long after a fetch a subscription whose renewal is due is asked about again.
 _ASK_AGAIN = timedelta(minutes=15)
+# A new period may begin so much before the old one was to end: providers' clocks differ.
+_EARLY = timedelta(days=1)
 
 
 class AlreadySubscribed(Exception):
@@ -55,10 +64,6 @@ class AddressNotVerified(Exception):
 
 class FreeTaken(Exception):
     """This person has another account on Free, or had one within its last period."""
-
-
-class IllegalMove(Exception):
-    """The provider's state can't follow from ours; staff must look."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,8 @@ def start_paid(
         period_end=state.period_end.replace(microsecond=0),
         anchor_day=state.period_end.day if trial else state.period_start.day,
         cancel_at_period_end=state.cancel_at_period_end,
+        trial_ends_at=(state.trial_ends_at or state.period_end) if trial else None,
+        method=state.method[:100],
         past_due_since=now if state.status == "past_due" else None,
         applied_ticket=fetched.ticket,
         synced_at=now,
@@ -187,31 +194,38 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
     Does nothing if a newer fetch has been applied. Raises `IllegalMove`.
     """
     state = fetched.state
-    row = Subscription.objects.select_related("version__plan").get(
+    row = Subscription.objects.select_related("version__plan", "next_version__plan").get(
         account_id=account.pk, provider=provider, provider_subscription_id=state.id
     )
     if fetched.ticket <= row.applied_ticket:
         return
-    if state.status not in {row.state, *_MOVES[row.state]}:
-        raise IllegalMove(f"{row.state} → {state.status} of subscription {row.pk}")
-    happened = _differences(row, state)
-    if state.status == "past_due":
-        row.past_due_since = row.past_due_since or now
-    else:
-        row.past_due_since = None
-    if state.status == "ended":
+    status = _status(row, state)
+    states.check(row.state, status, row.pk)
+    start, end = (moment.replace(microsecond=0) for moment in _period(row, state))
+    renewed = start > row.period_start and start >= row.period_end - _EARLY
+    happened = _differences(row, state, status, renewed=renewed)
+    if status == State.ENDED:
         row.ended_at = row.ended_at or state.ended_at or now
-    row.state = state.status
-    row.period_start = state.period_start.replace(microsecond=0)
-    row.period_end = state.period_end.replace(microsecond=0)
+        contents.end(row, now)
+    else:
+        happened += contents.follow(row, state.items, renewed=renewed, now=now)
+    row.past_due_since = (row.past_due_since or now) if status == State.PAST_DUE else None
+    row.state = status
+    row.anchor_day = periods.anchor(start, row.anchor_day)
+    row.period_start, row.period_end = start, end
     row.cancel_at_period_end = state.cancel_at_period_end
+    row.method = state.method[:100] or row.method
     row.applied_ticket, row.synced_at = fetched.ticket, now
     row.save(
         update_fields=[
             "state",
+            "version",
+            "next_version",
             "period_start",
             "period_end",
+            "anchor_day",
             "cancel_at_period_end",
+            "method",
             "past_due_since",
             "ended_at",
             "applied_ticket",
@@ -219,8 +233,8 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
         ]
     )
     terms.refresh(account.pk, now)
-    for kind in happened:
-        history.record(kind, account.pk, now, subscription=row)
+    for turn in happened:
+        history.record(turn.kind, account.pk, now, subscription=row, **turn.data)
 
 
 def sync(subscription_id: UUID, now: datetime) -> None:
@@ -231,23 +245,57 @@ def sync(subscription_id: UUID, now: datetime) -> None:
         apply(accounts.locked(subscription.account_id), fetched, subscription.provider, now)
 
 
-def _differences(row: Subscription, state: SubscriptionState) -> list[BillingEvent.Kind]:
+def due_for_sync(now: datetime) -> QuerySet[Subscription]:
+    """Paid subscriptions whose provider should be asked now.
+
+    Their period is over and no renewal or end has come, its webhook may be lost; or a change was
+    asked for and its outcome not heard.
+    """
+    unheard = Q(synced_at__lt=F("period_end")) | Q(synced_at__lt=now - _ASK_AGAIN)
+    return _alive().filter(
+        ~Q(provider=NO_PROVIDER),
+        Q(synced_at=None) | Q(unheard, period_end__lte=now),
+    )
+
+
+def _status(row: Subscription, state: SubscriptionState) -> State:
+    """A trial that was not sold as one only waits for its first payment: it is active."""
+    waits = state.status == "trialing" and row.trial_ends_at is None
+    return State.ACTIVE if waits else State(state.status)
+
+
+def _period(row: Subscription, state: SubscriptionState) -> tuple[datetime, datetime]:
+    """While a first payment is waited for, the period is the one that was paid before."""
+    if state.status == "trialing" and row.trial_ends_at is None:
+        return row.period_start, state.period_end
+    return state.period_start, state.period_end
+
+
+def _differences(
+    row: Subscription, state: SubscriptionState, status: State, *, renewed: bool
+) -> list[Happened]:
     """What happened between the stored row and this state, in the order of telling it."""
-    if state.status == "ended":
-        return [] if row.state == State.ENDED else [Kind.ENDED]
-    happened: list[BillingEvent.Kind] = []
-    if row.state == State.PAST_DUE and state.status == "active":
-        happened.append(Kind.PAYMENT_RECOVERED)
-    if row.state != State.PAST_DUE and state.status == "past_due":
-        happened.append(Kind.PAYMENT_FAILED)
-    trial_over = row.state == State.TRIALING and state.status == "active"
-    renewed = state.period_start.replace(microsecond=0) > row.period_start
-    if trial_over or (renewed and state.status == "active"):
-        happened.append(Kind.RENEWED)
+    if status == State.ENDED:
+        return [] if row.state == State.ENDED else [Happened(Kind.ENDED)]
+    kinds: list[BillingEvent.Kind] = []
+    if row.state == State.PAUSED and status != State.PAUSED:
+        kinds.append(Kind.UNPAUSED)
+    if row.state != State.PAUSED and status == State.PAUSED:
+        kinds.append(Kind.PAUSED)
+    if row.state == State.PAST_DUE and status == State.ACTIVE:
+        kinds.append(Kind.PAYMENT_RECOVERED)
+    if row.state != State.PAST_DUE and status == State.PAST_DUE:
+        kinds.append(Kind.PAYMENT_FAILED)
+    trial_over = row.state == State.TRIALING and status == State.ACTIVE
+    if trial_over or (renewed and status == State.ACTIVE):
+        kinds.append(Kind.RENEWED)
     if state.cancel_at_period_end and not row.cancel_at_period_end:
-        happened.append(Kind.CANCEL_PLANNED)
+        kinds.append(Kind.CANCEL_PLANNED)
     if row.cancel_at_period_end and not state.cancel_at_period_end:
-        happened.append(Kind.CANCEL_WITHDRAWN)
+        kinds.append(Kind.CANCEL_WITHDRAWN)
+    happened = [Happened(kind) for kind in kinds]
+    if row.method and state.method and state.method[:100] != row.method:
+        happened.append(Happened(Kind.METHOD_UPDATED, {"method": state.method}))
     return happened
 
 
@@ -305,7 +353,7 @@ def _cancel_free(account_id: UUID, at_period_end: bool, now: datetime) -> None:
         if at_period_end:
             _plan_end(subscription, True, now)
         else:
-            _end(subscription, now)
+            end(subscription, now)
 
 
 def _held_free(account_id: UUID) -> Subscription:
@@ -325,75 +373,12 @@ def _plan_end(subscription: Subscription, planned: bool, now: datetime) -> None:
     history.record(kind, subscription.account_id, now, subscription=subscription)
 
 
-def _end(subscription: Subscription, now: datetime) -> None:
+def end(subscription: Subscription, now: datetime) -> None:
+    """Ends a free one, under the account's lock."""
     subscription.state, subscription.ended_at = State.ENDED, now
     subscription.save(update_fields=["state", "ended_at"])
     terms.refresh(subscription.account_id, now)
     history.record(Kind.ENDED, subscription.account_id, now, subscription=subscription)
-
-
-# ------------------------------------------------------------------ what time does
-
-
-def advance(account_id: UUID, now: datetime) -> None:
-    """Does what has become due for one account without a provider's word.
-
-    A free subscription gets its next period or its planned end; a payment that has failed for
-    the whole grace stops the traffic.
-    """
-    with transaction.atomic():
-        accounts.locked(account_id)
-        for subscription in _free_over(now).filter(account_id=account_id):
-            _advance_free(subscription, now)
-        if _grace_over(now).filter(account_id=account_id).exists():
-            terms.refresh(account_id, now)
-
-
-def due_to_advance(now: datetime) -> set[UUID]:
-    """Accounts for which `advance` has something to do: ask once a minute."""
-    rows = _free_over(now).values_list("account_id", flat=True)
-    return {*rows, *_grace_over(now).values_list("account_id", flat=True)}
-
-
-def due_for_sync(now: datetime) -> QuerySet[Subscription]:
-    """Paid subscriptions whose provider should have said something by now.
-
-    Their period is over and no renewal or end has come: its webhook may be lost.
-    """
-    return _alive().filter(
-        ~Q(provider=NO_PROVIDER),
-        Q(synced_at=None) | Q(synced_at__lt=F("period_end")) | Q(synced_at__lt=now - _ASK_AGAIN),
-        period_end__lte=now,
-    )
-
-
-def _free_over(now: datetime) -> QuerySet[Subscription]:
-    return _alive().filter(provider=NO_PROVIDER, period_end__lte=now)
-
-
-def _grace_over(now: datetime) -> QuerySet[Subscription]:
-    return Subscription.objects.filter(
-        state=State.PAST_DUE,
-        past_due_since__lte=now - terms.PAYMENT_GRACE,
-        account__entitlement__state=Entitlement.State.ACTIVE,
-        account__entitlement__terms_id__startswith=terms.OF_VERSION,
-    )
-
-
-def _advance_free(subscription: Subscription, now: datetime) -> None:
-    if subscription.cancel_at_period_end:
-        _end(subscription, now)
-        return
-    start, end = periods.boundaries(
-        subscription.period_start,
-        subscription.period_end,
-        months=1,
-        anchor_day=subscription.anchor_day,
-        now=now,
-    )[:2]
-    subscription.period_start, subscription.period_end = start, end
-    subscription.save(update_fields=["period_start", "period_end"])
-    terms.refresh(subscription.account_id, now)
 
 
 def _alive() -> QuerySet[Subscription]:

@@ -8,6 +8,7 @@ from celery import shared_task
 from billing import (
     checkout,
     contracts,
+    deadlines,
     inbox,
     invoices,
     reconciliation,
@@ -58,7 +59,7 @@ def sync_checkout(checkout_id: str) -> None:
 def advance_subscriptions() -> None:
     """What the passing of time does to subscriptions and contracts, once a minute."""
     now = clock.now()
-    for account_id in subscriptions.due_to_advance(now) | contracts.due_to_advance(now):
+    for account_id in deadlines.due(now) | contracts.due_to_advance(now):
         advance_account.delay(str(account_id))
     for due in subscriptions.due_for_sync(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
         sync_subscription.delay(str(due))
@@ -68,7 +69,7 @@ def advance_subscriptions() -> None:
 def advance_account(account_id: str) -> None:
     """A task of its own, so that an account that can't be advanced keeps no other waiting."""
     now = clock.now()
-    subscriptions.advance(UUID(account_id), now)
+    deadlines.advance(UUID(account_id), now)
     contracts.advance(UUID(account_id), now)
 
 

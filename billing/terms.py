@@ -77,12 +77,13 @@ class Standing:
     def monthly_minor(self) -> int:
         """The account's monthly recurring revenue, minor units: base prices and add-ons.
 
-        A yearly price counts a twelfth, half a unit rounded up; a trial counts nothing, a
-        failed payment still does until the subscription ends.
+        A yearly price counts a twelfth, half a unit rounded up; a trial and a pause count
+        nothing, a failed payment still does until the subscription ends.
         """
         if self.contract:
             return self.contract.base_price_minor
-        if self.subscription is None or self.subscription.state == Subscription.State.TRIALING:
+        unpaid = (Subscription.State.TRIALING, Subscription.State.PAUSED)
+        if self.subscription is None or self.subscription.state in unpaid:
             return 0
         version = self.subscription.version
         months = months_of(version)
@@ -245,14 +246,15 @@ def _access(subscription: Subscription, now: datetime) -> tuple[Entitlement.Stat
     """Whether calls are let through, and the moment from which they no longer are.
 
     The grace of a failed payment has no such moment: what follows it is `payment_required`,
-    which `subscriptions.advance` sets, not the end.
+    which `deadlines.advance` sets, not the end.
     """
     since = subscription.past_due_since
-    unpaid = since is not None and since + PAYMENT_GRACE <= now
+    paused = subscription.state == Subscription.State.PAUSED
+    unpaid = paused or (since is not None and since + PAYMENT_GRACE <= now)
     state = Entitlement.State.PAYMENT_REQUIRED if unpaid else Entitlement.State.ACTIVE
     if subscription.cancel_at_period_end:
         return state, subscription.period_end
-    if subscription.provider == NO_PROVIDER or since is not None:
+    if subscription.provider == NO_PROVIDER or since is not None or paused:
         return state, None
     return state, subscription.period_end + RENEWAL_GRACE
 

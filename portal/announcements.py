@@ -150,8 +150,13 @@ def _billing_event(event: BillingEvent) -> mails.Mail:
         "subscription": event.subscription,
         "plan": event.data.get("plan") or "Your plan",
         "version": event.subscription.version if event.subscription else None,
+        "stops_at": _moment(event.data.get("stops_at")),
     }
     return mails.compose(f"billing/{event.kind}", [event.account.billing_email], context)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _enterprise_request(wish: EnterpriseRequest) -> mails.Mail | None:

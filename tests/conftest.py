@@ -6,7 +6,7 @@ from keys import records
 from tests.dodo_trade import trade  # noqa: F401
 from tests.doors import backend, call, customer, fast_door, on_sale  # noqa: F401
 from tests.metered import at_dodo, at_stripe  # noqa: F401
-from tests.shop import shop  # noqa: F401
+from tests.shop import quiet_shop, shop  # noqa: F401
 from tests.stripe_shop import stripe_shop  # noqa: F401
 
 # The test process has read `tests.settings`; what it starts is the product and has its own.

@@ -7,7 +7,7 @@ from itertools import count
 
 from django.utils import timezone
 
-from billing import periods, terms
+from billing import catalogue, periods, terms
 from billing.models import AddOn, PlanVersion, Subscription
 from gateway.models import Api, Meter, Operation
 from gateway.usage import PricedUnits
@@ -81,3 +81,22 @@ def subscribed(account: Account, version: PlanVersion, now: datetime) -> Subscri
         period_end=periods.add_months(start, months, start.day),
         anchor_day=start.day,
     )
+
+
+def make_version(of: PlanVersion, *, base_price_minor: int, interval: str = "month") -> PlanVersion:
+    """A further published version of the same plan, with the same meters."""
+    version = PlanVersion.objects.create(
+        plan=of.plan,
+        number=of.plan.versions.count() + 1,
+        currency=of.currency,
+        interval=interval,
+        base_price_minor=base_price_minor,
+        rate_per_second=of.rate_per_second,
+        burst=of.burst,
+        key_limit=of.key_limit,
+    )
+    for meter in of.meters.all():
+        meter.pk, meter.version = None, version
+        meter.save()
+    catalogue.publish(version, timezone.now())
+    return version

@@ -95,6 +95,13 @@ def shop(transactional_db, live_server, settings, redis_clean) -> Shop:
     return Shop(live_server.url, make_plans())
 
 
+@pytest.fixture
+def quiet_shop(db, settings) -> Shop:
+    """A shop that is asked and hears nothing by itself, in the test's own transaction: quick."""
+    settings.SITE_URL = "http://127.0.0.1:9"
+    return Shop(settings.SITE_URL, make_plans())
+
+
 @contextmanager
 def working() -> Iterator[None]:
     """A Celery worker on the real broker, in a thread."""

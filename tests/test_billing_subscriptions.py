@@ -6,7 +6,7 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.utils import timezone
 
-from billing import checkout, subscriptions, tasks, terms
+from billing import checkout, deadlines, subscriptions, tasks, terms
 from billing.models import BillingEvent, Contract, PastIncluded, Subscription
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
@@ -109,10 +109,10 @@ def test_free_ended_and_taken_again_goes_on_in_its_period(plans):
 def test_free_rolls_on_every_month_on_its_day(plans):
     account, subscription = start_free()
 
-    subscriptions.advance(account.pk, datetime(2026, 2, 28, 9, 29, tzinfo=UTC))
+    deadlines.advance(account.pk, datetime(2026, 2, 28, 9, 29, tzinfo=UTC))
     subscription.refresh_from_db()
     unmoved = subscription.period_start
-    subscriptions.advance(account.pk, datetime(2026, 4, 2, tzinfo=UTC))
+    deadlines.advance(account.pk, datetime(2026, 4, 2, tzinfo=UTC))
 
     subscription.refresh_from_db()
     assert unmoved == JANUARY_31
@@ -134,7 +134,7 @@ def test_an_account_that_cannot_be_advanced_keeps_no_other_waiting(plans):
 
     broken.refresh_from_db()
     assert broken.period_start == begun.replace(microsecond=0)
-    assert subscriptions.due_to_advance(timezone.now()) == {broken.account_id}
+    assert deadlines.due(timezone.now()) == {broken.account_id}
 
 
 def test_free_cancelled_for_the_period_end_ends_then_and_can_be_kept(plans):
@@ -145,7 +145,7 @@ def test_free_cancelled_for_the_period_end_ends_then_and_can_be_kept(plans):
     withdrawn = published(account)["ends_ms"]
     subscriptions.cancel(account, at_period_end=True, now=JANUARY_31)
 
-    subscriptions.advance(account.pk, subscription.period_end)
+    deadlines.advance(account.pk, subscription.period_end)
 
     assert planned == str(int(subscription.period_end.timestamp() * 1000))
     assert withdrawn == ""
@@ -288,9 +288,9 @@ def test_a_failed_payment_stops_the_traffic_after_seven_days_and_paying_resumes_
     subscriptions.sync(subscription.pk, failed_at)
     in_grace = published(account)
 
-    subscriptions.advance(account.pk, failed_at + timedelta(days=7) - timedelta(seconds=1))
+    deadlines.advance(account.pk, failed_at + timedelta(days=7) - timedelta(seconds=1))
     last_moment = published(account)["state"]
-    subscriptions.advance(account.pk, failed_at + timedelta(days=7))
+    deadlines.advance(account.pk, failed_at + timedelta(days=7))
     after_grace = published(account)["state"]
     SandboxOrder.objects.update(state=SandboxOrder.State.ACTIVE)
     subscriptions.sync(subscription.pk, failed_at + timedelta(days=8))
@@ -298,7 +298,13 @@ def test_a_failed_payment_stops_the_traffic_after_seven_days_and_paying_resumes_
     assert (in_grace["state"], in_grace["ends_ms"]) == ("active", "")
     assert (last_moment, after_grace) == ("active", "payment_required")
     assert published(account)["state"] == "active"
-    assert kinds(account) == ["started", "payment_failed", "payment_recovered"]
+    assert kinds(account) == [
+        "started",
+        "payment_failed",
+        "grace_reminder",
+        "payment_required",
+        "payment_recovered",
+    ]
     subscription.refresh_from_db()
     assert subscription.past_due_since is None
 

@@ -44,6 +44,9 @@ class Checkout(models.Model):
     created_at = models.DateTimeField()
     synced_at = models.DateTimeField(null=True, blank=True)
     applied_ticket = models.BigIntegerField(default=0)
+    replaced_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the one that it replaces was cancelled there."
+    )
     refunded_at = models.DateTimeField(
         null=True, blank=True, help_text="When the provider had paid back a superseded one."
     )
@@ -72,14 +75,10 @@ class Checkout(models.Model):
 class Subscription(models.Model):
     """An account's base subscription: one that lives at most, enforced by the database.
 
-        (start) → trialing → active ⇄ past_due → ended
-        (start) → active;  trialing → past_due
-        trialing, active, past_due ⇄ paused;  trialing, active, paused → ended
-
-    Nothing leaves `ended`: who pays again gets a new row. `billing.subscriptions` makes the
-    moves and refuses others. States are a provider's, reduced by its adapter; a free plan's
-    subscription has the provider `none`. Money that is still on its way is the checkout's
-    matter: there is no subscription before the first payment.
+    The states and their moves stand in `billing.states`, `billing.subscriptions` makes them.
+    Nothing leaves `ended`: who pays again gets a new row. States are a provider's, reduced by
+    its adapter; a free plan's subscription has the provider `none`. Money that is still on its
+    way is the checkout's matter: there is no subscription before the first payment.
     """
 
     class Overage(models.TextChoices):
@@ -131,6 +130,17 @@ class Subscription(models.Model):
         blank=True,
         related_name="+",
         help_text="Takes the version’s place when the period ends.",
+    )
+    next_told = models.BooleanField(
+        default=True,
+        db_default=True,
+        help_text="Its provider knows what it consists of from the next period on.",
+    )
+    method = models.CharField(
+        max_length=100,
+        blank=True,
+        db_default="",
+        help_text="How it is paid: “Visa ending in 4242”.",
     )
     trial_ends_at = models.DateTimeField(null=True, blank=True)
     started_by = models.ForeignKey(

@@ -110,6 +110,8 @@ class Change:
 
     reference: the same each time it is asked for
     items:     all of them, the plan first, then add-ons
+    as_of:     prorated as of this moment, that of the preview which the customer has seen, where
+               the provider can; minutes ago at most
     """
 
     reference: str
@@ -117,6 +119,7 @@ class Change:
     currency: str
     interval: Interval
     at: Literal["now", "period_end"]
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class SandboxOrder(models.Model):
     declines = models.BooleanField(
         default=False, db_default=False, help_text="Its card is declined from now on."
     )
+    card = models.CharField(
+        max_length=20, blank=True, db_default="", help_text="The name of its test card."
+    )
     return_url = models.URLField(max_length=1000)
     cancel_url = models.URLField(max_length=1000)
     subscription_id = models.CharField(max_length=40, blank=True)

@@ -1,5 +1,7 @@
 """The sandbox's orders: opened, paid or declined, renewed, cancelled, ended, refunded.
 
+What changes an order in between is in `changes`.
+
 Every change that a real provider would tell by webhook puts a delivery beside it.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 
@@ -18,6 +21,8 @@ from billing.sandbox.cards import DECLINE_REASON, Card
 from billing.sandbox.models import SandboxOrder
 
 State = SandboxOrder.State
+# Of those that are paid, or in trial.
+LIVING = (State.TRIALING, State.ACTIVE, State.PAST_DUE, State.PAUSED)
 
 # What the types of all its webhooks begin with.
 TYPES = ("checkout.", "payment.", "subscription.", "refund.", "dispute.")
@@ -63,18 +68,20 @@ def pay(order_id: str, card: Card, now: datetime) -> SandboxOrder:
             order.decline_reason = DECLINE_REASON
             _change(order, "payment.failed", now, "decline_reason")
         elif card.outcome == "paid":
+            order.card = card.name
             _activate(order, now)
         else:
+            order.card = card.name
             order.state, order.settles_at = State.PENDING, now + DELAY
             order.decline_reason = DECLINE_REASON if card.outcome == "later_declined" else ""
-            _change(order, "checkout.pending", now, "state", "settles_at", "decline_reason")
+            _change(order, "checkout.pending", now, "state", "card", "settles_at", "decline_reason")
     return order
 
 
 def cancel(order_id: str, at_period_end: bool, now: datetime) -> None:
     with transaction.atomic():
         order = _locked(order_id)
-        if order.state not in (State.ACTIVE, State.PAST_DUE):
+        if order.state not in LIVING:
             return
         if at_period_end:
             order.cancel_at_period_end = True
@@ -86,7 +93,7 @@ def cancel(order_id: str, at_period_end: bool, now: datetime) -> None:
 def resume(order_id: str, now: datetime) -> None:
     with transaction.atomic():
         order = _locked(order_id)
-        if order.state in (State.ACTIVE, State.PAST_DUE) and order.cancel_at_period_end:
+        if order.state in LIVING and order.cancel_at_period_end:
             order.cancel_at_period_end = False
             _change(order, "subscription.updated", now, "cancel_at_period_end")
 
@@ -100,7 +107,7 @@ def refund(order_id: str, now: datetime) -> None:
         order.refunded = True
         payments.refund_last(order)
         _change(order, "refund.succeeded", now, "refunded")
-        if order.state in (State.ACTIVE, State.PAST_DUE):
+        if order.state in LIVING:
             _end(order, now)
 
 
@@ -169,13 +176,14 @@ def _activate(order: SandboxOrder, now: datetime) -> None:
     order.state, order.decline_reason = State.ACTIVE, ""
     order.subscription_id = f"sub_test_{secrets.token_hex(12)}"
     order.anchor_day = start.day
-    order.period_start, order.period_end = start, _period_end(order, start)
+    order.period_start, order.period_end = start, period_end(order, start)
     payments.renewal(order, now)
     _change(
         order,
         "checkout.completed",
         now,
         "state",
+        "card",
         "decline_reason",
         "subscription_id",
         "anchor_day",
@@ -185,12 +193,24 @@ def _activate(order: SandboxOrder, now: datetime) -> None:
 
 
 def _renew(order: SandboxOrder, start: datetime) -> None:
-    order.period_start, order.period_end = start, _period_end(order, start)
+    fields = ["state", "period_start", "period_end"]
+    if order.next_items is not None:
+        fields += become(order, order.next_items)
+    order.period_start, order.period_end = start, period_end(order, start)
     if payments.renewal(order, start):
-        _change(order, "subscription.renewed", start, "period_start", "period_end")
+        _change(order, "subscription.renewed", start, *fields)
     else:
         order.state = State.PAST_DUE
-        _change(order, "payment.failed", start, "state", "period_start", "period_end")
+        _change(order, "payment.failed", start, *fields)
+
+
+def become(order: SandboxOrder, content: dict[str, Any]) -> tuple[str, ...]:
+    """Makes the order consist of `{"items", "interval"}`; the fields to be saved."""
+    order.items, order.interval = content["items"], content["interval"]
+    order.amount_minor = sum(item["amount_minor"] for item in order.items)
+    order.description = order.items[0]["description"]
+    order.next_items = None
+    return ("items", "interval", "amount_minor", "description", "next_items")
 
 
 def _end(order: SandboxOrder, at: datetime) -> None:
@@ -198,7 +218,7 @@ def _end(order: SandboxOrder, at: datetime) -> None:
     _change(order, "subscription.ended", at, "state", "ended_at")
 
 
-def _period_end(order: SandboxOrder, start: datetime) -> datetime:
+def period_end(order: SandboxOrder, start: datetime) -> datetime:
     months = 12 if order.interval == "year" else 1
     return periods.add_months(start, months, order.anchor_day or start.day)
 

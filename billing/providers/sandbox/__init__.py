@@ -8,27 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 from django.conf import settings
 
 from billing.providers import (
+    Change,
+    Changed,
     CheckoutState,
     Delivery,
     Order,
+    Preview,
     ProviderUnavailable,
     Session,
     Subject,
     SubscriptionState,
     standard_webhooks,
 )
-from billing.sandbox import orders
+from billing.sandbox import cards, changes, orders
 from billing.sandbox.faults import may_fail
 from billing.sandbox.models import SandboxOrder
 from keys import clock
 
-_PAID: dict[str, Literal["active", "past_due", "ended"]] = {
+_PAID: dict[str, Literal["trialing", "active", "past_due", "paused", "ended"]] = {
+    SandboxOrder.State.TRIALING: "trialing",
     SandboxOrder.State.ACTIVE: "active",
     SandboxOrder.State.PAST_DUE: "past_due",
+    SandboxOrder.State.PAUSED: "paused",
     SandboxOrder.State.ENDED: "ended",
 }
 
@@ -69,6 +75,22 @@ def resume(subscription_id: str) -> None:
 
 
 @may_fail
+def preview(subscription_id: str, change: Change) -> Preview:
+    return changes.preview(_one(subscription_id=subscription_id), change, clock.now())
+
+
+@may_fail
+def change(subscription_id: str, change: Change) -> Changed:
+    return changes.make(_one(subscription_id=subscription_id).pk, change, clock.now())
+
+
+@may_fail
+def portal(customer_id: str, return_url: str) -> str:
+    query = urlencode({"return_url": return_url})
+    return f"{settings.SITE_URL}/sandbox/customer/{customer_id}/?{query}"
+
+
+@may_fail
 def refund_and_cancel(subscription_id: str) -> None:
     orders.refund(_one(subscription_id=subscription_id).pk, clock.now())
 
@@ -102,4 +124,6 @@ def _subscription(order: SandboxOrder) -> SubscriptionState:
         period_end=order.period_end,
         cancel_at_period_end=order.cancel_at_period_end,
         ended_at=order.ended_at,
+        items=tuple(item["key"] for item in order.items),
+        method=cards.method(order.card),
     )
