@@ -11,6 +11,7 @@ from billing import (
     deadlines,
     inbox,
     invoices,
+    plan_changes,
     reconciliation,
     rehearsal,
     shipping,
@@ -63,6 +64,8 @@ def advance_subscriptions() -> None:
         advance_account.delay(str(account_id))
     for due in subscriptions.due_for_sync(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
         sync_subscription.delay(str(due))
+    for untold in plan_changes.to_tell().values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        tell_provider.delay(str(untold))
 
 
 @shared_task(ignore_result=True)
@@ -92,6 +95,15 @@ def sync_subscription(subscription_id: str) -> None:
         subscriptions.sync(UUID(subscription_id), clock.now())
     except ProviderUnavailable as error:
         log.warning("subscription.unanswered", subscription=subscription_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def tell_provider(subscription_id: str) -> None:
+    """What is planned for the period's end, where its provider has not heard of it."""
+    try:
+        plan_changes.tell(UUID(subscription_id), clock.now())
+    except ProviderUnavailable as error:
+        log.warning("subscription.untold", subscription=subscription_id, error=str(error))
 
 
 @shared_task(ignore_result=True)
