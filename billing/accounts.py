@@ -12,6 +12,9 @@ class Account(issuance.Account, Protocol):
     """What billing needs of `portal.Account`."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def billing_email(self) -> str: ...
 
 

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
 from billing import accounts, checkout, providers, shipping, subscriptions
-from billing.models import Checkout, ProviderEvent, Subscription
+from billing.models import Charge, Checkout, ProviderEvent, Subscription
 from billing.providers import Forged, metering
 
 log = structlog.get_logger(__name__)
@@ -160,6 +160,9 @@ def _subject(event: ProviderEvent) -> Subscription | Checkout | None:
         reference = UUID(subject.reference)
     except ValueError:
         return None
+    charged = Charge.objects.filter(pk=reference, provider=event.provider).first()
+    if charged is not None:
+        return charged.subscription
     return Checkout.objects.filter(pk=reference, provider=event.provider).first()
 
 

@@ -7,7 +7,9 @@ period or an earlier one is on it, unless it is on an invoice before it. So each
 exactly one invoice. What is recorded later stands on the next invoice, on lines of its own, at
 what the period would have cost more with it.
 
-Charges nobody: no payment provider is asked.
+The usage on it becomes a charge in the same transaction, where it is ours to charge; base prices
+are the provider's renewals. What was paid for changes of the plan within the period is on a line
+of its own. Asks no payment provider (`collecting` does).
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ import structlog
 from django.db import transaction
 from django.db.models import F
 
-from billing import accounts, bills, opening, periods, terms
+from billing import accounts, bills, charges, opening, parties, periods, terms
+from billing.accounts import Account
 from billing.bills import Rated
-from billing.models import Invoice, InvoiceCounter, InvoiceLine, Subscription
+from billing.models import Invoice, InvoiceCounter, InvoiceLine, Payment, Subscription
+from billing.providers import ChargeLine
 from billing.rating import filter_json
 from gateway import chain
 from gateway.models import LedgerHour
@@ -79,18 +83,20 @@ def close_due(account_id: UUID, now: datetime) -> int:
 
 def _close_next(account_id: UUID, until: datetime, now: datetime) -> bool:
     with transaction.atomic():
-        accounts.locked(account_id)
+        account = accounts.locked(account_id)
         opening.run_on(account_id, now)
         rows = Invoice.objects.filter(account_id=account_id).order_by("period_start")
         invoice = rows.filter(state=Invoice.State.OPEN).first()
         if invoice is None or invoice.period_end + SETTLING > until:
             return False
         before = rows.filter(state=Invoice.State.CLOSED).last()
-        _close(invoice, before, until, now)
+        _close(account, invoice, before, until, now)
     return True
 
 
-def _close(invoice: Invoice, before: Invoice | None, cut: datetime, now: datetime) -> None:
+def _close(
+    account: Account, invoice: Invoice, before: Invoice | None, cut: datetime, now: datetime
+) -> None:
     has = terms.standing(invoice.account_id, now)
     lines = list(_lines(invoice, before, cut, has))
     if not lines and opening.running(invoice.account_id) is None:
@@ -103,18 +109,61 @@ def _close(invoice: Invoice, before: Invoice | None, cut: datetime, now: datetim
         line.invoice, line.position = invoice, position
         line.currency = line.currency or currency
     InvoiceLine.objects.bulk_create(lines)
-    charges = any(line.amount_minor for line in lines)
+    costs = any(line.amount_minor for line in lines)
     total = sum(line.amount_minor for line in lines if line.currency == currency)
     Invoice.objects.filter(pk=invoice.pk, state=Invoice.State.OPEN).update(
         state=Invoice.State.CLOSED,
         currency=currency,
         total_minor=total,
-        number=_next_number() if charges and _we_issue(invoice.account_id, has) else None,
+        number=_next_number() if costs and _we_issue(invoice.account_id, has) else None,
         cut=cut,
         closed_at=now,
+        seller=parties.seller(),
+        buyer=parties.buyer(account),
     )
+    _charge(invoice, [line for line in lines if line.currency == currency], has, now)
     opening.wait(invoice.account_id, invoice.period_end)
     log.info("invoice.closed", invoice=str(invoice.pk), account=str(invoice.account_id))
+
+
+def _charge(invoice: Invoice, lines: list[InvoiceLine], has: terms.Standing, now: datetime) -> None:
+    """What the invoice asks for that its customer's provider does not take by itself.
+
+    Of a contract all of it, by transfer; else the usage, unless the provider's own metered prices
+    do.
+    """
+    if has.contract:
+        subscription, asked = None, [line for line in lines if line.amount_minor]
+    else:
+        subscription = _charged(invoice)
+        asked = [line for line in lines if line.meter and line.amount_minor]
+        if subscription is None:
+            return
+    if sum(line.amount_minor for line in asked) <= 0:
+        return
+    period = f"{day(invoice.period_start)} to {day(invoice.period_end)}"
+    charged = [ChargeLine(line.text, line.amount_minor) for line in asked]
+    if any(line.amount_minor < 0 for line in asked):
+        # Late usage made a period cheaper: providers take no such line.
+        charged = [ChargeLine(f"Usage, {period}", sum(line.amount_minor for line in asked))]
+    charges.create(
+        invoice.account_id,
+        subscription,
+        charged,
+        f"Usage, {period}" if subscription else f"Invoice, {period}",
+        now,
+        currency=asked[0].currency,
+        invoice=invoice,
+    )
+
+
+def _charged(invoice: Invoice) -> Subscription | None:
+    """The subscription whose customer pays the period's usage to us; also one that has ended."""
+    held = Subscription.objects.filter(
+        account_id=invoice.account_id, started_at__lt=invoice.period_end
+    ).exclude(provider=terms.NO_PROVIDER)
+    latest = held.first()
+    return latest if latest and latest.charged_by == Subscription.ChargedBy.KEYSTILE else None
 
 
 def _we_issue(account_id: UUID, has: terms.Standing) -> bool:
@@ -140,6 +189,7 @@ def _lines(
     base = _base_price(invoice)
     if base is not None:
         yield base
+    yield from _changes(invoice)
     texts = bills.Texts()
     totals = _totals(invoice, before, cut)
     for period in sorted(totals, reverse=True):
@@ -154,6 +204,27 @@ def _lines(
                 text = f"{texts.of(rated.line)}, recorded late, for the period from {day(period)}"
                 if line := _usage_line(period, rated, found, text):
                     yield line
+
+
+def _changes(invoice: Invoice) -> Iterator[InvoiceLine]:
+    """What was paid for changes of the plan, and is on no invoice yet."""
+    paid = Payment.objects.filter(
+        account_id=invoice.account_id,
+        kind=Payment.Kind.CHANGE,
+        state=Payment.State.PAID,
+        at__lt=invoice.period_end,
+        line=None,
+    )
+    for payment in paid.order_by("at", "pk"):
+        yield InvoiceLine(
+            text=f"Change of the plan, paid on {day(payment.at)}",
+            payment=payment,
+            period_start=invoice.period_start,
+            units=1,
+            included_units=0,
+            amount_minor=payment.amount_minor - payment.tax_minor,
+            currency=payment.currency,
+        )
 
 
 def _usage_line(

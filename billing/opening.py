@@ -40,6 +40,14 @@ def wait(account_id: UUID, since: datetime) -> None:
         _open(account_id, since, periods.add_months(since, 1, since.day))
 
 
+def end(account_id: UUID, at: datetime) -> None:
+    """Ends the running period with what the account had: its usage is billed without delay."""
+    latest = Invoice.objects.filter(account_id=account_id).first()
+    at = at.replace(microsecond=0)
+    if latest and latest.state == Invoice.State.OPEN and latest.period_start < at:
+        Invoice.objects.filter(pk=latest.pk, period_end__gt=at).update(period_end=at)
+
+
 def running(account_id: UUID) -> Entitlement | None:
     """What the account may do, unless that has ended."""
     alive = Entitlement.objects.exclude(state=Entitlement.State.ENDED)

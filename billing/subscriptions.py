@@ -24,6 +24,7 @@ from billing import (
     catalogue,
     contents,
     history,
+    payments,
     periods,
     providers,
     states,
@@ -168,6 +169,7 @@ def start_paid(
         applied_ticket=fetched.ticket,
         synced_at=now,
     )
+    payments.apply(account, subscription, provider, state.payments, fetched.ticket, now)
     _started(account, subscription, now, **data)
     return subscription
 
@@ -232,6 +234,7 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
             "synced_at",
         ]
     )
+    payments.apply(account, row, provider, state.payments, fetched.ticket, now)
     terms.refresh(account.pk, now)
     for turn in happened:
         history.record(turn.kind, account.pk, now, subscription=row, **turn.data)

@@ -6,7 +6,9 @@ import structlog
 from celery import shared_task
 
 from billing import (
+    charges,
     checkout,
+    collecting,
     contracts,
     deadlines,
     inbox,
@@ -60,7 +62,8 @@ def sync_checkout(checkout_id: str) -> None:
 def advance_subscriptions() -> None:
     """What the passing of time does to subscriptions and contracts, once a minute."""
     now = clock.now()
-    for account_id in deadlines.due(now) | contracts.due_to_advance(now):
+    moved = deadlines.due(now) | contracts.due_to_advance(now) | charges.due_to_advance(now)
+    for account_id in moved:
         advance_account.delay(str(account_id))
     for due in subscriptions.due_for_sync(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
         sync_subscription.delay(str(due))
@@ -74,6 +77,7 @@ def advance_account(account_id: str) -> None:
     now = clock.now()
     deadlines.advance(UUID(account_id), now)
     contracts.advance(UUID(account_id), now)
+    charges.advance(UUID(account_id), now)
 
 
 @shared_task(ignore_result=True)
@@ -104,6 +108,32 @@ def tell_provider(subscription_id: str) -> None:
         plan_changes.tell(UUID(subscription_id), clock.now())
     except ProviderUnavailable as error:
         log.warning("subscription.untold", subscription=subscription_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def collect_money() -> None:
+    """Charges and refunds that are due, or whose outcome was not heard."""
+    now = clock.now()
+    for charge_id in collecting.due_charges(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        send_charge.delay(str(charge_id))
+    for refund_id in collecting.due_refunds(now).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        send_refund.delay(str(refund_id))
+
+
+@shared_task(ignore_result=True)
+def send_charge(charge_id: str) -> None:
+    try:
+        collecting.send_charge(UUID(charge_id), clock.now())
+    except ProviderUnavailable as error:
+        log.warning("charge.unanswered", charge=charge_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def send_refund(refund_id: str) -> None:
+    try:
+        collecting.send_refund(UUID(refund_id), clock.now())
+    except ProviderUnavailable as error:
+        log.warning("refund.unanswered", refund=refund_id, error=str(error))
 
 
 @shared_task(ignore_result=True)

@@ -20,6 +20,7 @@ from django.db.models import Q
 from billing import caps, opening, periods, rating
 from billing.models import (
     AddOn,
+    Charge,
     Contract,
     CreditGrant,
     PastIncluded,
@@ -246,17 +247,24 @@ def _access(subscription: Subscription, now: datetime) -> tuple[Entitlement.Stat
     """Whether calls are let through, and the moment from which they no longer are.
 
     The grace of a failed payment has no such moment: what follows it is `payment_required`,
-    which `deadlines.advance` sets, not the end.
+    which `deadlines.advance` and `charges.advance` set, not the end.
     """
     since = subscription.past_due_since
     paused = subscription.state == Subscription.State.PAUSED
     unpaid = paused or (since is not None and since + PAYMENT_GRACE <= now)
+    unpaid = unpaid or _owes(subscription.account_id, now)
     state = Entitlement.State.PAYMENT_REQUIRED if unpaid else Entitlement.State.ACTIVE
     if subscription.cancel_at_period_end:
         return state, subscription.period_end
     if subscription.provider == NO_PROVIDER or since is not None or paused:
         return state, None
     return state, subscription.period_end + RENEWAL_GRACE
+
+
+def _owes(account_id: UUID, now: datetime) -> bool:
+    """Whether an invoice could not be charged for the whole grace; see `charges`."""
+    owed = Charge.objects.filter(account_id=account_id, failed_since__lte=now - PAYMENT_GRACE)
+    return owed.exists()
 
 
 def _of_contract(contract: Contract) -> Terms:
@@ -363,6 +371,7 @@ def _end(account_id: UUID, now: datetime) -> Entitlement | None:
     if held is None or held.state == Entitlement.State.ENDED:
         return held
     opening.run_on(account_id, now)
+    opening.end(account_id, now)
     return entitlements.apply(
         account_id,
         state=Entitlement.State.ENDED,

@@ -269,6 +269,10 @@ for _name, _address in (
 SHIPPING_SECONDS = env.int("SHIPPING_SECONDS", default=60)
 if SHIPPING_SECONDS < 1:
     raise ImproperlyConfigured("SHIPPING_SECONDS must be 1 or more.")
+# Who sells, as it is written on invoices and credit notes; lines of the address by ";".
+SELLER_NAME = env.str("SELLER_NAME", default="") or SITE_NAME
+SELLER_ADDRESS = env.str("SELLER_ADDRESS", default="", multiline=True)
+SELLER_TAX_ID = env.str("SELLER_TAX_ID", default="")
 RENEWAL_GRACE_HOURS = 72  # traffic goes on while a renewal is unconfirmed
 PAST_DUE_GRACE_DAYS = 7  # after a failed payment, until `payment_required`
 
@@ -363,6 +367,11 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "reconcile providers": {
         "task": "billing.tasks.reconcile_providers",
         "schedule": crontab(hour="4", minute="10"),
+    },
+    "collect money": {
+        "task": "billing.tasks.collect_money",
+        "schedule": 30,
+        "options": {"expires": 30},
     },
     "close invoices": {
         "task": "billing.tasks.close_invoices",

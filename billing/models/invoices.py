@@ -76,7 +76,8 @@ class Invoice(models.Model):
 
 
 class InvoiceLine(models.Model):
-    """A line of a closed invoice: the base price, or usage of one meter at one price.
+    """A line of a closed invoice: the base price, a payment for a change of plan within the
+    period, or usage of one meter at one price.
 
     `period_start` is earlier than the invoice's on a line of what was recorded late. The units
     are those of a meter in the entries of the named hours that `selects` describes: of this
@@ -86,7 +87,17 @@ class InvoiceLine(models.Model):
     invoice = models.ForeignKey(Invoice, models.PROTECT, related_name="lines")
     position = models.PositiveSmallIntegerField()
     text = models.TextField()
-    meter = models.CharField(max_length=40, blank=True, help_text="Empty: the base price.")
+    meter = models.CharField(
+        max_length=40, blank=True, help_text="Empty: the base price, or a payment."
+    )
+    payment = models.OneToOneField(
+        "billing.Payment",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="line",
+        help_text="It was taken when the plan was changed.",
+    )
     period_start = models.DateTimeField()
     terms_id = models.CharField(max_length=40, blank=True, help_text="Whose price it is.")
     selects = models.JSONField(

@@ -61,6 +61,9 @@ class Payment(models.Model):
     )
     at = models.DateTimeField()
     applied_ticket = models.BigIntegerField(default=0)
+    dispute_announced_at = models.DateTimeField(
+        null=True, blank=True, help_text="When staff were told how the dispute stands."
+    )
 
     class Meta:
         ordering = ["-at", "-pk"]
@@ -69,7 +72,14 @@ class Payment(models.Model):
                 fields=["provider", "provider_payment_id"], name="payment_provider_id"
             )
         ]
-        indexes = [models.Index(fields=["account", "-at"], name="payment_of_account")]
+        indexes = [
+            models.Index(fields=["account", "-at"], name="payment_of_account"),
+            models.Index(
+                fields=["at"],
+                name="payment_dispute_to_tell",
+                condition=~models.Q(dispute="") & models.Q(dispute_announced_at=None),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.provider} {self.provider_payment_id}"
@@ -84,7 +94,8 @@ class Charge(models.Model):
 
     `unknown` from the moment before it is asked for until its outcome is heard: asking again with
     the same reference is what settles it, and takes no money twice. `billing.charges` makes the
-    moves.
+    moves. Without a provider (`none`) it is an invoice to be paid by transfer: nobody is asked,
+    staff say when it is paid.
     """
 
     class State(models.TextChoices):
@@ -97,7 +108,9 @@ class Charge(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     account = models.ForeignKey("portal.Account", models.PROTECT, related_name="charges")
-    subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="charges")
+    subscription = models.ForeignKey(
+        Subscription, models.PROTECT, null=True, blank=True, related_name="charges"
+    )
     provider = models.CharField(max_length=20)
     invoice = models.OneToOneField(
         Invoice, models.PROTECT, null=True, blank=True, related_name="charge"
@@ -109,7 +122,10 @@ class Charge(models.Model):
     state = models.CharField(max_length=7, choices=State, default=State.DUE)
     reason = models.CharField(max_length=300, blank=True, help_text="Of the last failure.")
     attempts = models.PositiveIntegerField(default=0)
-    next_attempt_at = models.DateTimeField()
+    failed_since = models.DateTimeField(
+        null=True, blank=True, help_text="An invoice is owed since then: its charge failed first."
+    )
+    next_attempt_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField()
     settled_at = models.DateTimeField(null=True, blank=True)
 
@@ -118,8 +134,13 @@ class Charge(models.Model):
         indexes = [
             models.Index(
                 fields=["next_attempt_at"],
-                name="charge_waiting",
-                condition=models.Q(state__in=["due", "unknown", "pending"]),
+                name="charge_to_ask_for",
+                condition=models.Q(next_attempt_at__isnull=False),
+            ),
+            models.Index(
+                fields=["failed_since"],
+                name="charge_owed",
+                condition=models.Q(failed_since__isnull=False),
             ),
             models.Index(fields=["account", "-created_at"], name="charge_of_account"),
         ]
@@ -151,10 +172,21 @@ class Refund(models.Model):
     amount_minor = models.PositiveBigIntegerField()
     currency = models.CharField(max_length=3)
     reason = models.CharField(max_length=300)
+    ends_subscription = models.BooleanField(
+        default=False, db_default=False, help_text="Ended at its provider before it is paid back."
+    )
     state = models.CharField(max_length=7, choices=State, default=State.DUE)
     error = models.CharField(max_length=300, blank=True)
     attempts = models.PositiveIntegerField(default=0)
-    next_attempt_at = models.DateTimeField()
+    next_attempt_at = models.DateTimeField(null=True, blank=True)
+    seller = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        help_text='As it was when it was done: {"name", "address": [lines], "tax_id"}.',
+    )
+    buyer = models.JSONField(
+        default=dict, db_default=models.Value({}, models.JSONField()), help_text="Likewise."
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -166,8 +198,8 @@ class Refund(models.Model):
         indexes = [
             models.Index(
                 fields=["next_attempt_at"],
-                name="refund_waiting",
-                condition=models.Q(state__in=["due", "unknown"]),
+                name="refund_to_ask_for",
+                condition=models.Q(next_attempt_at__isnull=False),
             )
         ]
 

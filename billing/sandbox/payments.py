@@ -10,6 +10,7 @@ import secrets
 from datetime import datetime
 from typing import Literal
 
+from billing.providers import ChargeOrder
 from billing.sandbox import deliveries
 from billing.sandbox.cards import DECLINE_REASON
 from billing.sandbox.models import SandboxOrder, SandboxPayment
@@ -58,6 +59,23 @@ def retry(order: SandboxOrder, payment: SandboxPayment, now: datetime) -> Sandbo
     """Tries the card again for a payment that failed."""
     _try(payment, order, now)
     payment.save(update_fields=["state", "failure", "at"])
+    return payment
+
+
+def charge(order: SandboxOrder, asked: ChargeOrder, now: datetime) -> SandboxPayment:
+    """Takes what the seller asks for, also after the subscription has ended."""
+    earlier = SandboxPayment.objects.filter(kind="charge", reference=asked.reference).first()
+    payment = take(
+        order,
+        "charge",
+        asked.amount_minor,
+        now,
+        reference=asked.reference,
+        description=asked.description,
+    )
+    if earlier is None or earlier.state == State.FAILED:
+        outcome = "failed" if payment.state == State.FAILED else "succeeded"
+        deliveries.put(order, f"payment.{outcome}", now)
     return payment
 
 

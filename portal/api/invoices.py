@@ -185,7 +185,7 @@ def _line_json(line: InvoiceLine) -> dict[str, Any]:
         "text": line.text,
         "meter": line.meter,
         "period": _moment(line.period_start),
-        "terms": line.selects.get("terms", [line.terms_id]),
+        "terms": line.selects.get("terms", list(filter(None, [line.terms_id]))),
         "api": units.get("api", ""),
         "operation": units.get("operation", ""),
         "dimensions": units.get("dimensions", {}),

@@ -7,17 +7,21 @@ its own clock and its own hosted page, and tells us by signed webhooks over HTTP
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import urlencode
 
 from django.conf import settings
+from django.db import transaction
 
 from billing.providers import (
     Change,
     Changed,
+    ChargeOrder,
     CheckoutState,
+    Declined,
     Delivery,
     Order,
+    PaymentState,
     Preview,
     ProviderUnavailable,
     Session,
@@ -25,9 +29,9 @@ from billing.providers import (
     SubscriptionState,
     standard_webhooks,
 )
-from billing.sandbox import cards, changes, orders
+from billing.sandbox import cards, changes, orders, payments
 from billing.sandbox.faults import may_fail
-from billing.sandbox.models import SandboxOrder
+from billing.sandbox.models import SandboxOrder, SandboxPayment
 from keys import clock
 
 _PAID: dict[str, Literal["trialing", "active", "past_due", "paused", "ended"]] = {
@@ -37,6 +41,8 @@ _PAID: dict[str, Literal["trialing", "active", "past_due", "paused", "ended"]] =
     SandboxOrder.State.PAUSED: "paused",
     SandboxOrder.State.ENDED: "ended",
 }
+
+_PAYMENTS_TOLD = 24
 
 
 @may_fail
@@ -95,6 +101,25 @@ def refund_and_cancel(subscription_id: str) -> None:
     orders.refund(_one(subscription_id=subscription_id).pk, clock.now())
 
 
+@may_fail
+def charge(order: ChargeOrder) -> PaymentState:
+    with transaction.atomic():
+        held = _held(subscription_id=order.subscription_id)
+        return _payment(payments.charge(held, order, clock.now()))
+
+
+@may_fail
+def refund(payment_id: str, amount_minor: int, currency: str, reference: str) -> None:
+    with transaction.atomic():
+        payment = SandboxPayment.objects.select_for_update().filter(pk=payment_id).first()
+        if payment is None or payment.currency != currency:
+            raise Declined("The sandbox knows no such payment.")
+        try:
+            payments.refund(payment, amount_minor, reference, clock.now())
+        except payments.Refused as error:
+            raise Declined(str(error)) from error
+
+
 def verify(headers: Mapping[str, str], body: bytes) -> Delivery:
     return standard_webhooks.verify(settings.SANDBOX_WEBHOOK_SECRET, headers, body)
 
@@ -113,6 +138,10 @@ def _one(**identity: str) -> SandboxOrder:
         raise ProviderUnavailable(f"The sandbox knows no {identity}.") from error
 
 
+def _held(**identity: str) -> SandboxOrder:
+    return SandboxOrder.objects.select_for_update().get(pk=_one(**identity).pk)
+
+
 def _subscription(order: SandboxOrder) -> SubscriptionState:
     if order.period_start is None or order.period_end is None:
         raise ProviderUnavailable("The sandbox has no period for a paid order.")
@@ -126,4 +155,21 @@ def _subscription(order: SandboxOrder) -> SubscriptionState:
         ended_at=order.ended_at,
         items=tuple(item["key"] for item in order.items),
         method=cards.method(order.card),
+        payments=tuple(_payment(one) for one in order.payments.all()[:_PAYMENTS_TOLD]),
+    )
+
+
+def _payment(payment: SandboxPayment) -> PaymentState:
+    return PaymentState(
+        id=payment.pk,
+        kind=cast(Literal["subscription", "change", "charge", "sale"], payment.kind),
+        status=cast(Literal["pending", "paid", "failed"], payment.state),
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        at=payment.at,
+        reference=payment.reference if payment.kind in ("charge", "sale") else "",
+        tax_minor=payment.tax_minor,
+        refunded_minor=payments.refunded_minor(payment),
+        dispute=cast(Literal["", "open", "won", "lost"], payment.dispute),
+        failure=payment.failure,
     )
