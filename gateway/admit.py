@@ -214,6 +214,7 @@ def _arguments(
         refusal.status if refusal else 0,
         operation.units_json,
         judgement,
+        operation.scope,
         *operation.arguments,
     )
 
@@ -247,10 +248,18 @@ def _verdict(
         for refusal in decided:
             if refusal is not None and refusal.code == code.decode():
                 return refusal._replace(lines=head)
-        return Refusal(code.decode(), wait_s=wait_s, lines=head)
+        detail = _needs(operation.scope) if code == b"operation_not_allowed" else ""
+        return Refusal(code.decode(), detail, wait_s=wait_s, lines=head)
     assert api is not None  # noqa: S101  without an API there was a refusal
     head += b"keystile-event: %b\r\n" % event_id.encode()
     return Admission(event_id, api, operation, key, account, mode, plan, head)
+
+
+def _needs(scope: str) -> str:
+    return (
+        f"This operation needs “{scope}”, which the account does not have. Add-ons that open it "
+        f"are on {settings.SITE_URL}/pricing#add-ons."
+    )
 
 
 def _limit_lines(

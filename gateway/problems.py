@@ -82,7 +82,7 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
         403,
         "Operation not allowed",
         "This key may not call this operation. Use another key, or change the key's restrictions "
-        "on the keys page.",
+        "on the keys page. An operation that an add-on opens says so.",
     ),
     "api_not_in_plan": (
         403,

@@ -90,6 +90,11 @@ def _api_json(api: Api) -> dict[str, Any]:
             [row.method.upper(), row.path_template, row.weights, row.max_units]
             for row in api.operations.all()
         ],
+        "scopes": {
+            f"{row.method.upper()} {row.path_template}": row.scope
+            for row in api.operations.all()
+            if row.scope
+        },
     }
 
 
@@ -120,15 +125,19 @@ class Operation:
 
     units:    charged at admission by meter; for meters that the backend reports, their maximum
     reported: the meters of `units` that the backend reports, by their maximum
+    scope:    what the account must have; "": nothing
     arguments: what admit.lua is told of the units: meter, units, …
     admits:    by partition, the command that admits a call of it (gateway.admit)
     """
 
-    __slots__ = ("admits", "arguments", "label", "reported", "units", "units_json")
+    __slots__ = ("admits", "arguments", "label", "reported", "scope", "units", "units_json")
 
-    def __init__(self, label: str, weights: dict[str, int], max_units: dict[str, int]):
+    def __init__(
+        self, label: str, weights: dict[str, int], max_units: dict[str, int], scope: str = ""
+    ):
         units = DEFAULT_WEIGHTS | weights | max_units
         self.label = label
+        self.scope = scope
         self.units = units
         self.reported = max_units
         self.admits: dict[int, Template] = {}
@@ -170,8 +179,10 @@ class ApiRoutes:
         self._static: dict[tuple[str, bytes], Operation] = {}
         self.by_label: dict[str, Operation] = {}
         templated: defaultdict[str, list[tuple[str, Operation]]] = defaultdict(list)
+        scopes = row.get("scopes", {})
         for method, template, weights, max_units in row["operations"]:
-            operation = Operation(f"{method} {template}", weights, max_units)
+            label = f"{method} {template}"
+            operation = Operation(label, weights, max_units, scopes.get(label, ""))
             self.by_label[operation.label] = operation
             if "{" in template:
                 templated[method].append((template, operation))

@@ -260,7 +260,7 @@ def _match(table: Table, call: Call, question: Question) -> Match:
         found = api.by_label.get(label) if label else Operation(OTHER, {}, {})
         operation, refusal = (found, None) if found else (NO_OPERATION, UNKNOWN_OPERATION)
     if refusal is None and question.units is not None:
-        operation = Operation(operation.label, question.units, {})
+        operation = Operation(operation.label, question.units, {}, operation.scope)
     return api, operation, refusal
 
 

@@ -221,6 +221,8 @@ def _account_record(row: Entitlement, now: datetime) -> records.Record:
         "periods": ",".join(str(boundary) for boundary in periods),
         "test_quota": row.terms.get("test_quota_per_day", ""),
     }
+    if scopes := row.terms.get("scopes"):
+        fields["scopes"] = f",{','.join(scopes)},"
     for meter, terms in row.terms.get("meters", {}).items():
         fields[f"included:{meter}"] = terms["included"]
         fields[f"limit:{meter}"] = "" if terms["limit"] is None else terms["limit"]

@@ -9,7 +9,8 @@ key:{p00}:<digest>        hash  rev, id, account, mode, state (active|revoked), 
                                 period); "" where there is none
 account:{p00}:<account>   hash  rev, state, suspended (0|1), plan, terms, rate, burst, ends_ms,
                                 periods ("b0,b1,…" epoch seconds, the current period's start
-                                first), test_quota; by meter m: included:<m>,
+                                first), test_quota, scopes (",a,b,", where it has any); by
+                                meter m: included:<m>,
                                 limit:<m> (units at which to refuse, "" none); more (1: it has
                                 some of what follows), apis (",a,b,"; "" all), concurrency,
                                 credits (JSON, price of a unit past the included ones by meter),

@@ -29,6 +29,7 @@ class Cost:
 
     weights: Mapping[str, int]
     max_units: Mapping[str, int]
+    scope: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def of(api: Api) -> Reference | None:
     if api.document is None:
         return None
     costs = {
-        (row.method, row.path_template): Cost(row.weights, row.max_units)
+        (row.method, row.path_template): Cost(row.weights, row.max_units, row.scope)
         for row in api.operations.all()
     }
     made = build(api.document, gateway_url(api), costs)
@@ -189,6 +190,8 @@ def _cost_sentences(cost: Cost) -> Iterator[str]:
             yield f"Counts as {units:,} {meter}."
     for meter, units in sorted(cost.max_units.items()):
         yield f"Uses up to {units:,} {meter}, as the answer reports."
+    if cost.scope:
+        yield f"Needs “{cost.scope}”, which an add-on opens."
 
 
 class _OperationReader:

@@ -300,6 +300,7 @@ def admit_by_hand(redis_clean, customer: Customer, most_entries: int = 1000) -> 
         0,
         "{}",
         "",
+        "",
     ]
     return bytes(script(keys=[key], args=[*said, "calls", 1])[0])
 

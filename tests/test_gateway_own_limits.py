@@ -109,6 +109,24 @@ def test_an_api_outside_the_plan_is_refused(call, on_sale):
     assert call(ECHO, customer.bearer).status == 200
 
 
+def test_an_operation_with_a_scope_is_for_those_who_have_it(call, on_sale):
+    on_sale.operations.filter(path_template="/echo/{what}").update(scope="history")
+    traffic.publish_routes()
+    customer = make_customer(replace(terms(limit=10), scopes=("archive", "historyless")))
+
+    refused = call(ECHO, customer.bearer)
+
+    assert_refused(refused, "operation_not_allowed")
+    assert "“history”" in refused.json["detail"]
+    assert "/pricing#add-ons" in refused.json["detail"]
+    assert call(LIMITS, customer.bearer).json["quotas"]["calls"]["used"] == 0
+    assert call("/gateway/demo/status/204", customer.bearer).status == 204
+
+    entitle(customer.account, replace(terms(limit=10), scopes=("archive", "history")))
+
+    assert call(ECHO, customer.bearer).status == 200
+
+
 # ------------------------------------------------------------------ concurrency
 
 

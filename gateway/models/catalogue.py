@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.core.validators import MinValueValidator
+from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.types.json import Json
@@ -11,6 +11,7 @@ from gateway import addresses
 
 CALLS = "calls"
 """The meter that always exists."""
+SCOPE = r"^[a-z0-9-]{1,40}\Z"
 
 
 class WrittenJSONField(models.JSONField):
@@ -160,6 +161,14 @@ class Operation(models.Model):
         default=dict,
         blank=True,
         help_text="Meters the backend reports, with the most that one call may use.",
+    )
+    scope = models.CharField(
+        max_length=40,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[RegexValidator(SCOPE, "Small letters, digits and “-”, such as history.")],
+        help_text="What an account must have to call it, such as history; empty: open to all.",
     )
 
     class Meta:

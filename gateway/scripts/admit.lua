@@ -25,8 +25,9 @@ local deadline_ms = tonumber(ARGV[7])  -- from now
 local most_entries = tonumber(ARGV[8])  -- in the stream: at so many nothing is admitted
 local refusal, refusal_status = ARGV[9], tonumber(ARGV[10])  -- decided beforehand; '' is none
 local units_json = ARGV[11]
+local scope = ARGV[13]  -- of the operation; '' is none
 local meters = {}
-for i = 13, #ARGV, 2 do
+for i = 14, #ARGV, 2 do
   meters[#meters + 1] = {name = ARGV[i], units = tonumber(ARGV[i + 1])}
 end
 
@@ -105,6 +106,12 @@ end
 if refusal ~= '' then return refuse(refusal, refusal_status, 0) end
 if apis ~= '' and not string.find(apis, ',' .. api .. ',', 1, true) then
   return refuse('api_not_in_plan', 403, 0)
+end
+if scope ~= '' then
+  local scopes = redis.call('HGET', record, 'scopes') or ''
+  if not string.find(scopes, ',' .. scope .. ',', 1, true) then
+    return refuse('operation_not_allowed', 403, 0)
+  end
 end
 
 -- ------------------------------------------------------------------ what is left

@@ -247,7 +247,7 @@ class MeterForm(ModelForm[Meter]):
 class OperationForm(ModelForm[Operation]):
     class Meta:
         model = Operation
-        fields = ("method", "path_template", "summary", "weights", "max_units")
+        fields = ("method", "path_template", "summary", "weights", "max_units", "scope")
         widgets = {
             "method": forms.Select(choices=[(name.upper(),) * 2 for name in openapi.METHODS]),
             "weights": forms.TextInput,

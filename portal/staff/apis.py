@@ -49,7 +49,7 @@ class OperationInline(TabularInline[Operation, Api]):
     model = Operation
     form = OperationForm
     formset = OperationFormSet  # type: ignore[assignment]
-    fields = ("method", "path_template", "summary", "weights", "max_units")
+    fields = ("method", "path_template", "summary", "weights", "max_units", "scope")
     extra = 0
     show_change_link = False
 
