@@ -53,7 +53,8 @@ def rate(used: Iterable[PricedUnits], has: terms.Standing) -> list[Rated]:
     """The usage lines of one period, those of today's terms first.
 
     Each of the terms rates what was used under it; what a contract saw that is deleted now,
-    today's terms rate. What the terms don't price has a line that costs nothing.
+    today's terms rate. What the terms don't price has a line that costs nothing. Plan versions
+    and add-ons that came one after the other include no unit twice (`terms.in_turn`).
     """
     todays_id = terms.terms_id(has)
     prices = {todays_id: terms.price(has)}
@@ -63,15 +64,24 @@ def rate(used: Iterable[PricedUnits], has: terms.Standing) -> list[Rated]:
         if its_id not in prices:
             prices[its_id] = terms.price_of(its_id)
         by_terms[its_id if prices[its_id] else todays_id].append(quantity)
+    rated: dict[str, list[Rated]] = {}
+    before = rating.NOTHING
+    for its_id, price in terms.in_turn({its_id: prices[its_id] for its_id in by_terms}):
+        carried = before if terms.carries_over(its_id) else rating.NOTHING
+        rated[its_id] = _rate(its_id, price, by_terms[its_id], carried)
+        if price and terms.carries_over(its_id):
+            before = before.then(price, [one.line for one in rated[its_id]])
     order = sorted(by_terms, key=lambda its_id: (its_id != todays_id, its_id))
-    return [rated for its_id in order for rated in _rate(its_id, prices[its_id], by_terms[its_id])]
+    return [one for its_id in order for one in rated[its_id]]
 
 
-def _rate(terms_id: str, price: rating.Price | None, used: list[PricedUnits]) -> list[Rated]:
+def _rate(
+    terms_id: str, price: rating.Price | None, used: list[PricedUnits], before: rating.Before
+) -> list[Rated]:
     under = tuple(sorted({quantity.terms_id for quantity in used}))
     priced = {meter.meter: meter for meter in price.meters} if price else {}
     currency = price.currency if price else ""
-    lines = rating.rate(price, used)[1:] if price else ()
+    lines = rating.rate(price, used, before)[1:] if price else ()
     rated = [Rated(terms_id, under, line, priced[line.meter]) for line in lines]
     free: defaultdict[str, int] = defaultdict(int)
     for quantity in used:

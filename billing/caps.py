@@ -10,6 +10,7 @@ exact arithmetic has room for are rounded up.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, lcm
 
@@ -33,7 +34,15 @@ def compile_cap(cap_minor: int, price: rating.Price, earlier: Earlier | None = N
         for meter in price.meters
         if meter.tiers
     )
-    return SpendCap(cap_minor, price.currency, costs, earlier)
+    return SpendCap(cap_minor, price.currency, costs, _going_on(earlier, costs))
+
+
+def _going_on(earlier: Earlier | None, costs: tuple[MeterCost, ...]) -> Earlier | None:
+    """Without what the units cost from which prices go on: the gateway counts them again."""
+    if earlier is None or not earlier.past:
+        return earlier
+    counted = sum(cost.minor_past(earlier.past.get(cost.meter, 0)) for cost in costs)
+    return replace(earlier, spent_minor=earlier.spent_minor - counted)
 
 
 Line = tuple[int, Fraction, int, Fraction]

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from itertools import chain
 from typing import Any, Protocol
 
 from billing import money
@@ -139,6 +140,35 @@ class Line:
         return max(0, self.units - self.included_units)
 
 
+@dataclass(frozen=True)
+class Before:
+    """What was used earlier in a period, under terms whose place others have taken.
+
+    The units that those include are used up by it, and prices that they share go on in the
+    tier that was reached.
+
+    units: by meter
+    past:  past the included ones, by meter, mode and price
+    """
+
+    units: Mapping[str, int] = field(default_factory=dict)
+    past: Mapping[tuple[str, str, SpecialPrice], int] = field(default_factory=dict)
+
+    def then(self, price: Price, lines: Iterable[Line]) -> Before:
+        """With what these lines, rated by this price, say."""
+        units, past = Counter(self.units), Counter(self.past)
+        found = {(line.meter, line.filter): line for line in lines}
+        for meter in price.meters:
+            for one in meter.in_order:
+                if line := found.get((meter.meter, one.filter)):
+                    units[meter.meter] += line.units
+                    past[meter.meter, meter.tier_mode, one] += line.past_included
+        return Before(units, past)
+
+
+NOTHING = Before()
+
+
 def parse_tiers(raw: Any, mode: str) -> tuple[Tier, ...]:
     """Stored tiers (`[{"up_to": 10000, "price": "6.00", "per": 1000}, …]`) as values.
 
@@ -233,7 +263,9 @@ def filter_json(units: Filter) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value}
 
 
-def rate(price: Price, quantities: Iterable[Quantity]) -> tuple[Line, ...]:
+def rate(
+    price: Price, quantities: Iterable[Quantity], before: Before = NOTHING
+) -> tuple[Line, ...]:
     """The bill of one period: the base price's line, then one line for each price of a meter.
 
     `quantities` may come in any number of pieces: only their sums count. Meters that the price
@@ -249,18 +281,22 @@ def rate(price: Price, quantities: Iterable[Quantity]) -> tuple[Line, ...]:
         if meter := meters.get(quantity.meter):
             used[meter.meter, meter.filter_of(quantity)] += quantity.units
     base = Line("", 1, 0, price.base_price_minor, price.currency)
-    return (base, *(line for meter in price.meters for line in _lines(meter, used, price.currency)))
+    usage = (_lines(meter, used, price.currency, before) for meter in price.meters)
+    return (base, *chain.from_iterable(usage))
 
 
 def _lines(
-    meter: MeterPrice, used: Mapping[tuple[str, Filter], int], currency: str
+    meter: MeterPrice, used: Mapping[tuple[str, Filter], int], currency: str, before: Before
 ) -> Iterator[Line]:
-    left = meter.included_units
+    left = max(0, meter.included_units - before.units.get(meter.meter, 0))
     for one in meter.in_order:
         units = used.get((meter.meter, one.filter), 0)
         past = max(0, units - left)
-        amount = money.to_minor(_amount(past, meter.tier_mode, one.tiers), currency)
-        yield Line(meter.meter, units, left, amount, currency, one.filter)
+        already = before.past.get((meter.meter, meter.tier_mode, one), 0)
+        amount = _amount(already + past, meter.tier_mode, one.tiers)
+        amount -= _amount(already, meter.tier_mode, one.tiers)
+        minor = money.to_minor(amount, currency)
+        yield Line(meter.meter, units, left, minor, currency, one.filter)
         left = max(0, left - units)
 
 

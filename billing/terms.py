@@ -7,11 +7,9 @@ costs (`rating.Price`). Everything that changes either ends with `refresh`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from operator import attrgetter
 from uuid import UUID
 
 from django.conf import settings
@@ -208,6 +206,30 @@ def price_of(terms_id: str) -> rating.Price | None:
     return None
 
 
+def carries_over(terms_id: str) -> bool:
+    """Whether what is used under these terms uses up what the next ones include.
+
+    A plan that is changed and add-ons that are bought keep to the period; a contract has
+    included units of its own.
+    """
+    return terms_id.startswith(OF_VERSION)
+
+
+def in_turn(
+    prices: Mapping[str, rating.Price | None],
+) -> list[tuple[str, rating.Price | None]]:
+    """The terms of one period, those that include fewer units first.
+
+    Within a period what an account has only grows: what takes away waits for its end.
+    """
+
+    def included(its_id: str) -> tuple[int, str]:
+        its_price = prices[its_id]
+        return sum(meter.included_units for meter in its_price.meters) if its_price else 0, its_id
+
+    return [(its_id, prices[its_id]) for its_id in sorted(prices, key=included)]
+
+
 def _contract_price(contract: Contract) -> rating.Price:
     calls = rating.MeterPrice(
         CALLS,
@@ -354,16 +376,44 @@ def _with_allowances(granted: Terms, account_id: UUID, has: Standing, now: datet
 def _earlier(account_id: UUID, has: Standing, now: datetime) -> Earlier | None:
     """What this period's usage under other terms costs, as far as the ledger has it."""
     start, end = (boundary.replace(microsecond=0) for boundary in usage_periods(has, now)[:2])
-    spent, units = 0, Counter[str]()
-    used = usage.priced_units(account_id, start, end)
-    for its_id, under_it in groupby(used, attrgetter("terms_id")):
-        its_price = None if its_id == terms_id(has) else price_of(its_id)
-        if its_price is not None and its_price.currency == has.currency:
-            quantities = list(under_it)
-            spent += sum(line.amount_minor for line in rating.rate(its_price, quantities)[1:])
-            for quantity in quantities:
-                units[quantity.meter] += quantity.units
-    return Earlier(int(start.timestamp()), spent, dict(units)) if units else None
+    by_terms: dict[str, list[usage.PricedUnits]] = {}
+    for quantity in usage.priced_units(account_id, start, end):
+        by_terms.setdefault(quantity.terms_id, []).append(quantity)
+    by_terms.pop(terms_id(has), None)
+    spent, units, before = 0, Counter[str](), rating.NOTHING
+    for its_id, its_price in in_turn({its_id: price_of(its_id) for its_id in by_terms}):
+        if its_price is None or its_price.currency != has.currency:
+            continue
+        carried = before if carries_over(its_id) else rating.NOTHING
+        lines = rating.rate(its_price, by_terms[its_id], carried)[1:]
+        spent += sum(line.amount_minor for line in lines)
+        for quantity in by_terms[its_id]:
+            units[quantity.meter] += quantity.units
+        if carries_over(its_id):
+            before = before.then(its_price, lines)
+    if not units:
+        return None
+    left, reached = _carried(has, before)
+    return Earlier(int(start.timestamp()), spent, dict(units), left, reached)
+
+
+def _carried(has: Standing, before: rating.Before) -> tuple[dict[str, int], dict[str, int]]:
+    """Of today's price: what earlier terms have left of included units, and past which units its
+    prices go on, by meter.
+    """
+    priced = price(has)
+    left, reached = dict[str, int](), dict[str, int]()
+    if priced is None or not carries_over(terms_id(has)):
+        return left, reached
+    for meter in priced.meters:
+        if used := before.units.get(meter.meter):
+            left[meter.meter] = max(0, meter.included_units - used)
+        if meter.special:
+            continue  # of these the gateway has the dearest price only
+        own = (meter.meter, meter.tier_mode, meter.in_order[-1])
+        if past := before.past.get(own):
+            reached[meter.meter] = past
+    return left, reached
 
 
 def _end(account_id: UUID, now: datetime) -> Entitlement | None:

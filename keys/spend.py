@@ -7,7 +7,7 @@ account with a cap, `gateway.limits` tells what is spent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Segment = tuple[int, int, int, int, int]
@@ -25,7 +25,11 @@ class MeterCost:
 
     def minor(self, used: int) -> int:
         """Minor units for so many units of the period, half a unit rounded up."""
-        past, amount = used - self.included, 0
+        return self.minor_past(used - self.included)
+
+    def minor_past(self, past: int) -> int:
+        """Minor units for so many units past the included ones."""
+        amount = 0
         for start, base, step, rise, per in self.segments:
             if past <= start:
                 break
@@ -48,11 +52,16 @@ class Earlier:
     """What a period had already cost when its terms changed, and the units that cost it.
 
     period_start: epoch seconds; what is said here holds in that period only
+    included:     by meter what is left of the included units, where that isn't all of them
+    past:         by meter the units that were past the included ones at the same price, from
+                  which it goes on; what they cost is not in `spent_minor`
     """
 
     period_start: int
     spent_minor: int
     used: dict[str, int]
+    included: dict[str, int] = field(default_factory=dict)
+    past: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +78,12 @@ class SpendCap:
         earlier = self.earlier
         if earlier is None or earlier.period_start != period_start:
             earlier = Earlier(period_start, 0, {})
-        return earlier.spent_minor + sum(
-            cost.minor(used.get(cost.meter, 0) - earlier.used.get(cost.meter, 0))
-            for cost in self.costs
-        )
+        spent = earlier.spent_minor
+        for cost in self.costs:
+            since = used.get(cost.meter, 0) - earlier.used.get(cost.meter, 0)
+            past = max(since - earlier.included.get(cost.meter, cost.included), 0)
+            spent += cost.minor_past(past + earlier.past.get(cost.meter, 0))
+        return spent
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 import pytest
 
 from billing import accounts, catalogue, terms
-from billing.models import PlanMeter, PlanVersion, SubscriptionAddOn
-from gateway.models import Meter
+from billing.models import PlanMeter, PlanVersion, SpendCap, SubscriptionAddOn
+from gateway.models import Meter, UsageRollup
 from keys.entitlements import Terms
 from keys.models import Entitlement
 from tests.factories import make_account, make_add_on, make_plans, subscribed
+from tests.shop import coming_bill
 
 pytestmark = pytest.mark.django_db
 
@@ -38,7 +39,7 @@ def granted(account) -> Terms:
     return Terms.from_json(Entitlement.objects.get(account=account).terms)
 
 
-def make_next(version, *, published=True):
+def make_next(version, *, published=True, tiers=None):
     """The next version of the same plan, with the same calls at the same price."""
     calls = version.meters.get()
     draft = PlanVersion.objects.create(
@@ -51,7 +52,7 @@ def make_next(version, *, published=True):
         meter=calls.meter,
         included_units=calls.included_units,
         past_included=calls.past_included,
-        tiers=calls.tiers,
+        tiers=tiers or calls.tiers,
     )
     if published:
         catalogue.publish(draft, NOW)
@@ -146,3 +147,89 @@ def test_an_old_version_that_nobody_has_needs_no_price(basic):
 
     assert f"version:{newer.pk}" in keys
     assert f"version:{basic.pk}" not in keys
+
+
+# ------------------------------------------------------------------ terms that change
+
+
+def use(account, units, its_id) -> None:
+    """Calls of the period that began with the subscription, under some terms."""
+    UsageRollup.objects.create(
+        quarter=NOW,
+        account_id=account.pk,
+        key_id=account.pk,
+        api="holidays",
+        operation="GET /v1/countries",
+        meter="calls",
+        status_class=2,
+        mode="live",
+        period_start=NOW,
+        terms_id=its_id,
+        calls=units,
+        units=units,
+        billable_units=units,
+    )
+
+
+def lines(account):
+    bill = coming_bill(account, NOW)
+    return [(line.text, line.amount) for line in bill.lines if line.meter]
+
+
+def test_included_units_are_not_included_twice_when_an_add_on_is_bought(basic):
+    more = further_calls()
+    account = holder(basic, more)
+    use(account, 12_000, f"version:{basic.pk}")
+    use(account, 50_000, f"version:{basic.pk}+{more.pk}")
+
+    found = lines(account)
+
+    # 60,000 are included from the purchase on, of which 12,000 were used before it.
+    assert found == [("2,000 calls past 48,000", "$12.00"), ("2,000 calls past 10,000", "$12.00")]
+
+
+def test_an_upgrade_takes_over_what_was_used(basic):
+    pro = make_plans()["pro"]
+    account = holder(pro)
+    use(account, 12_000, f"version:{basic.pk}")
+    use(account, 90_000, f"version:{pro.pk}")
+
+    found = lines(account)
+
+    assert found == [("2,000 calls past 88,000", "$4.00"), ("2,000 calls past 10,000", "$12.00")]
+
+
+def test_an_add_on_without_units_changes_no_price_of_usage(basic):
+    tiers = [
+        {"up_to": 1000, "price": "10.00", "per": 1000},
+        {"up_to": None, "price": "1.00", "per": 1000},
+    ]
+    tiered = make_next(basic, tiers=tiers)
+    support = make_add_on("support")
+    account = holder(tiered, support)
+    use(account, 13_000, f"version:{tiered.pk}")
+    use(account, 5_000, f"version:{tiered.pk}+{support.pk}")
+
+    found = lines(account)
+
+    # The first thousand was paid under the plan alone: the dearer tier is not begun again.
+    assert [amount for _, amount in found] == ["$5.00", "$12.00"]
+
+
+@pytest.mark.parametrize("units", [0, 1, 999, 1000, 3_333, 50_000])
+def test_a_cap_counts_what_the_bill_does_after_a_change(basic, units):
+    tiers = [
+        {"up_to": 1000, "price": "10.00", "per": 1000},
+        {"up_to": None, "price": "1.00", "per": 1000},
+    ]
+    tiered, more = make_next(basic, tiers=tiers), further_calls()
+    account = holder(tiered, more)
+    use(account, 12_000, f"version:{tiered.pk}")
+    SpendCap.objects.create(account=account, cap_minor=1_000_00, set_at=NOW)
+    cap = granted(account).spend_cap
+    use(account, 47_000 + units, f"version:{tiered.pk}+{more.pk}")
+
+    bill = coming_bill(account, NOW)
+
+    spent = sum(line.amount_minor for line in bill.lines if line.meter)
+    assert cap.spent_minor({"calls": 59_000 + units}, int(NOW.timestamp())) == spent

@@ -230,6 +230,21 @@ def test_what_was_spent_under_earlier_terms_holds_in_its_period_only(port, backe
     assert told == {"cap_minor": 500, "spent_minor": 500, "currency": "USD"}
 
 
+def test_a_cap_goes_on_where_earlier_terms_had_used_up_what_is_included(port, backend):
+    put_on_sale(backend.url)
+    started = int((NOW - timedelta(days=1)).timestamp())
+    earlier = Earlier(started, 200, {"calls": 2}, included={"calls": 1}, past={"calls": 1})
+    price = priced("graduated", tier(1, "2.00"), tier(None, "1.00"), included=5)
+    customer = capped(caps.compile_cap(500, price, earlier))
+
+    statuses = call_from_many(port, customer, "/gateway/demo/echo", calls=8, connections=1)
+
+    # $2 are spent, for the first one past; 2 calls were before and one is included: 3 for $1 each.
+    assert statuses == {200: 6, 402: 2}
+    told = ask(port, "GET", "/gateway/demo/.limits", customer.bearer).json["spend_cap"]
+    assert told == {"cap_minor": 500, "spent_minor": 500, "currency": "USD"}
+
+
 def test_a_lowered_cap_still_lets_through_what_costs_nothing(port, backend):
     put_on_sale(backend.url)
     customer = capped(caps.compile_cap(0, priced("graduated", tier(None, "1.00"), included=2)))

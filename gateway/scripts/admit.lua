@@ -242,6 +242,7 @@ if cap ~= '' and mode == 'live' then
   if earlier == cjson.null or earlier.period_start ~= period_start then
     earlier = {spent_minor = 0, used = {}}
   end
+  local left, reached = earlier.included or {}, earlier.past or {}
   local before, after = earlier.spent_minor, earlier.spent_minor
   for _, price in ipairs(priced.costs) do
     local used, units
@@ -249,9 +250,10 @@ if cap ~= '' and mode == 'live' then
       if meter.name == price.meter then used, units = meter.used, meter.units end
     end
     local past = (used or tonumber(redis.call('GET', counters .. price.meter)) or 0)
-      - (earlier.used[price.meter] or 0) - price.included
-    before = before + cost(price.segments, past)
-    after = after + cost(price.segments, past + (units or 0))
+      - (earlier.used[price.meter] or 0) - (left[price.meter] or price.included)
+    local from = reached[price.meter] or 0
+    before = before + cost(price.segments, math.max(past, 0) + from)
+    after = after + cost(price.segments, math.max(past + (units or 0), 0) + from)
   end
   if after > before and after > tonumber(cap) then
     return refuse('spend_cap_reached', 402, 0, limits(0))
