@@ -42,20 +42,23 @@ STRIDES = {
     "year": ("A year", 365 * DAY),
 }
 CUSTOMERS_SHOWN = 50
-PERCENT = {"min_value": 0, "max_value": 100}
 
 
 class FaultsForm(forms.ModelForm[SandboxFaults]):
     """How often what goes wrong."""
 
-    drop = forms.IntegerField(label="Webhooks never sent, %", **PERCENT)
+    drop = forms.IntegerField(label="Webhooks never sent, %", min_value=0, max_value=100)
     repeat = forms.IntegerField(label="Each sent again, times", min_value=0, max_value=10)
     delay_seconds = forms.IntegerField(
         label="Each held up, seconds", min_value=0, max_value=30 * 86400
     )
     reorder = forms.BooleanField(label="Webhooks in any order", required=False)
-    refused = forms.IntegerField(label="Requests answered with an error, %", **PERCENT)
-    unanswered = forms.IntegerField(label="Requests done and not answered, %", **PERCENT)
+    refused = forms.IntegerField(
+        label="Requests answered with an error, %", min_value=0, max_value=100
+    )
+    unanswered = forms.IntegerField(
+        label="Requests done and not answered, %", min_value=0, max_value=100
+    )
 
     class Meta:
         model = SandboxFaults
