@@ -47,6 +47,10 @@ def text(answer) -> str:
     return " ".join(re.sub(r"<[^>]+>", "", answer.content.decode()).split())
 
 
+def buttons(answer) -> set[str]:
+    return set(re.findall(r'name="deed" value="(\w+)"', answer.content.decode()))
+
+
 def press(desk, **named):
     return desk.post(PAGE, named, follow=True)
 
@@ -120,6 +124,35 @@ def test_a_card_is_declined_until_it_is_accepted_again(desk, customer):
     press(desk, deed="accept", order=order.pk)
     order.refresh_from_db()
     assert not order.declines
+
+
+def test_what_was_past_due_is_paid_when_the_card_is_accepted(desk, customer):
+    order = SandboxOrder.objects.get()
+    press(desk, deed="decline", order=order.pk)
+    press(desk, to_end="1", order=order.pk)
+    assert customer.subscriptions.get().state == "past_due"
+
+    press(desk, deed="accept", order=order.pk)
+    rehearsal.catch_up()
+
+    assert customer.subscriptions.get().state == "active"
+
+
+def test_a_payment_is_disputed_decided_and_paid_back(desk, customer):
+    order = SandboxOrder.objects.get()
+
+    shown = press(desk, deed="dispute", order=order.pk)
+    assert order.payments.get().dispute == "open"
+    assert buttons(shown) >= {"dispute_won", "dispute_lost"}
+    assert buttons(shown).isdisjoint({"dispute", "refund"})
+
+    shown = press(desk, deed="dispute_won", order=order.pk)
+    assert order.payments.get().dispute == "won"
+    assert buttons(shown) >= {"dispute", "refund"}
+
+    shown = press(desk, deed="refund", order=order.pk)
+    assert sum(order.payments.get().refunds.values()) == 5000
+    assert "refund" not in buttons(shown)
 
 
 def test_what_goes_wrong_is_set_and_kept(desk, movable):

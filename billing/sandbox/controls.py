@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from django.db import transaction
 from django.db.models import QuerySet
 
-from billing.sandbox import orders
-from billing.sandbox.models import SandboxOrder
+from billing.sandbox import orders, payments
+from billing.sandbox.models import SandboxOrder, SandboxPayment
 
 State = SandboxOrder.State
 
@@ -52,12 +53,49 @@ def act(order_id: str, name: str, now: datetime) -> Deed | None:
     return deed
 
 
-def _set_declines(order: SandboxOrder, declines: bool) -> None:
-    SandboxOrder.objects.filter(pk=order.pk).update(declines=declines)
-
-
 def _alive(order: SandboxOrder) -> bool:
     return order.state in ALIVE
+
+
+def _decline(order: SandboxOrder, _: datetime) -> None:
+    order.declines = True
+    order.save(update_fields=["declines"])
+
+
+def _accept(order: SandboxOrder, now: datetime) -> None:
+    """What is past due is tried again at once, as when a customer gives another card."""
+    order.declines = False
+    order.save(update_fields=["declines"])
+    orders.collect(order, now)
+
+
+def _paid(order: SandboxOrder) -> SandboxPayment | None:
+    """The latest payment that the buyer may still have back."""
+    taken = order.payments.filter(state=SandboxPayment.State.PAID).exclude(dispute="lost")
+    return next((one for one in taken if _left(one) > 0), None)
+
+
+def _left(payment: SandboxPayment) -> int:
+    return payment.amount_minor - payments.refunded_minor(payment)
+
+
+def _refund(order: SandboxOrder, now: datetime) -> None:
+    if payment := _paid(order):
+        payments.refund(payment, _left(payment), "by hand", now)
+
+
+def _disputed(order: SandboxOrder) -> SandboxPayment | None:
+    return order.payments.filter(dispute="open").first()
+
+
+def _dispute(order: SandboxOrder, now: datetime) -> None:
+    if payment := _paid(order):
+        payments.dispute(payment, "open", now)
+
+
+def _decide(order: SandboxOrder, outcome: Literal["won", "lost"], now: datetime) -> None:
+    if payment := _disputed(order):
+        payments.dispute(payment, outcome, now)
 
 
 DEEDS = (
@@ -65,13 +103,38 @@ DEEDS = (
         "decline",
         "Decline the card",
         lambda order: _alive(order) and not order.declines,
-        lambda order, _: _set_declines(order, True),
+        _decline,
     ),
     Deed(
         "accept",
         "Accept the card again",
         lambda order: _alive(order) and order.declines,
-        lambda order, _: _set_declines(order, False),
+        _accept,
+    ),
+    Deed(
+        "refund",
+        "Pay the last payment back",
+        lambda order: _paid(order) is not None and _disputed(order) is None,
+        _refund,
+    ),
+    Deed(
+        "dispute",
+        "Dispute the last payment",
+        lambda order: _paid(order) is not None and _disputed(order) is None,
+        _dispute,
+    ),
+    Deed(
+        "dispute_won",
+        "The seller wins the dispute",
+        lambda order: _disputed(order) is not None,
+        lambda order, now: _decide(order, "won", now),
+    ),
+    Deed(
+        "dispute_lost",
+        "The seller loses the dispute",
+        lambda order: _disputed(order) is not None,
+        lambda order, now: _decide(order, "lost", now),
+        grave=True,
     ),
     Deed(
         "end",
