@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from keys import records
@@ -6,6 +8,9 @@ from tests.doors import backend, call, customer, fast_door, on_sale  # noqa: F40
 from tests.metered import at_dodo, at_stripe  # noqa: F401
 from tests.shop import shop  # noqa: F401
 from tests.stripe_shop import stripe_shop  # noqa: F401
+
+# The test process has read `tests.settings`; what it starts is the product and has its own.
+os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
 
 
 @pytest.fixture(autouse=True)

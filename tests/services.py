@@ -1,7 +1,8 @@
 """Gives the tests real Postgres and Valkey, before Django's settings are read.
 
-A pytest plugin (`-p tests.services`): where DATABASE_URL and REDIS_URL are set they are used,
-else the embedded servers start in a folder of their own and stop with the session.
+A pytest plugin (`-p tests.services`): where DATABASE_URL and REDIS_URL are set they are used, the
+database as a superuser (see `flush`), else the embedded servers start in a folder of their own and
+stop with the session.
 """
 
 import atexit

@@ -1,0 +1,6 @@
+"""The product's settings, and the test process's own `flush` (`tests.management`)."""
+
+from portal.settings import *  # noqa: F403
+from portal.settings import INSTALLED_APPS
+
+INSTALLED_APPS = [*INSTALLED_APPS, "tests"]
