@@ -4,3 +4,5 @@ from portal.settings import *  # noqa: F403
 from portal.settings import INSTALLED_APPS
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests"]
+# Else each test's client lists all static files, which takes longer than most requests.
+WHITENOISE_AUTOREFRESH = True
