@@ -105,9 +105,9 @@ def choices(subscription: Subscription) -> list[Wish]:
             currency=subscription.version.currency,
             published_at__isnull=False,
         )
-        .order_by("plan__position", "plan", "interval", "-number")
+        .order_by("plan__position", "plan_id", "interval", "-number")
         .select_related("plan")
-        .distinct("plan__position", "plan", "interval")
+        .distinct("plan__position", "plan_id", "interval")
     )
     has = (subscription.version_id, subscription.next_version_id)
     return [to_version(subscription, version) for version in on_sale if version.pk not in has]
