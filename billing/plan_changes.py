@@ -92,6 +92,11 @@ class Quote:
     currency: str
     as_of: datetime
 
+    @property
+    def credit_minor(self) -> int:
+        """What is given back; 0 where something is taken."""
+        return max(0, -self.due_now_minor)
+
 
 # ------------------------------------------------------------------ what may be wished for
 
