@@ -171,7 +171,9 @@ def _page(
 
 def _moves_to(subscription: Subscription | None) -> str:
     """The provider that the seller uses now, where the subscription's is another."""
-    if subscription is None or not provider_moves.possible(subscription):
+    if subscription is None or subscription.state != Subscription.State.ACTIVE:
+        return ""
+    if subscription.cancel_at_period_end or not provider_moves.possible(subscription):
         return ""
     return str(settings.PAYMENT_PROVIDER).capitalize()
 

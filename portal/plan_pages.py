@@ -64,7 +64,12 @@ def change(request: AccountRequest) -> HttpResponse:
     """What the plan could be changed to, in the order of the price list."""
     subscription = _subscription(request)
     hindrance = plan_changes.obstacle(subscription)
-    choices = [] if hindrance else plan_changes.choices(subscription)
+    planned = plan_changes.is_planned(subscription)
+    choices = [
+        wish
+        for wish in plan_changes.choices(subscription)
+        if not hindrance and not (planned and wish.at == "now")
+    ]
     return render(
         request,
         "purchase/change.html",
@@ -72,7 +77,7 @@ def change(request: AccountRequest) -> HttpResponse:
             "nav": "billing",
             "subscription": subscription,
             "obstacle": OBSTACLES.get(hindrance) if hindrance else "",
-            "planned": plan_changes.is_planned(subscription),
+            "planned": OBSTACLES[Obstacle.PLANNED] if planned else "",
             "choices": [(wish, catalogue.promises(wish.version)) for wish in choices],
         },
     )
@@ -88,6 +93,8 @@ def change_to(request: AccountRequest, version_id: int) -> HttpResponse:
     except NotOffered:
         raise Http404 from None
     name = wish.version.plan.name
+    if wish.version.interval != subscription.version.interval:
+        name += ", " + wish.version.get_interval_display()
     if request.method == "GET":
         return _ask(request, subscription, wish, f"Change to {name}?")
     if wish.at == "now":
@@ -185,16 +192,20 @@ def add_on_keep(request: AccountRequest, add_on_id: int) -> HttpResponse:
 # ------------------------------------------------------------------ how it is paid
 
 
-@require_POST
+@require_GET
 @member(Capability.BILLING)
 def payment_method(request: AccountRequest) -> HttpResponse:
-    """Leads to the provider's own page, and back."""
+    """Leads to the provider's own page, and back.
+
+    A link and no form: nothing changes here, and a form would have to name every origin at which
+    providers keep such pages.
+    """
     subscription = _subscription(request)
     back = settings.SITE_URL + reverse("billing")
     with trouble_told(request):
         provider = providers.get(subscription.provider)
         address = provider.portal(subscription.provider_customer_id, back)
-        return HttpResponseRedirect(address, status=303)
+        return HttpResponseRedirect(address)
     return redirect("billing")
 
 
