@@ -31,6 +31,7 @@ OBSTACLES = {
     Obstacle.ENDING: "The plan is cancelled for the end of its period. Keep it first.",
     Obstacle.UNPAID: "The last payment failed. Update the payment method first.",
     Obstacle.PAUSED: "The subscription is paused, so nothing can be changed. Please write to us.",
+    Obstacle.UNDER_WAY: "A change is under way. Please look again in a minute.",
     Obstacle.PLANNED: (
         "Something changes already when the period ends. Withdraw that first, and what you pay "
         "for now is worked out without it."
@@ -267,8 +268,8 @@ def _buy(
         messages.error(request, OBSTACLES[hindered.obstacle])
     except ProviderUnavailable:
         messages.warning(request, UNSURE)
-    except NoSubscription:
-        messages.error(request, "The plan has ended meanwhile.")
+    except (NoSubscription, NotOffered):
+        messages.error(request, "The plan is another meanwhile, so nothing was done.")
     else:
         if outcome.kind == "unpaid":
             reason = f"{outcome.reason} " if outcome.reason else ""

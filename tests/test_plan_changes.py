@@ -6,8 +6,9 @@ import pytest
 
 from billing import plan_changes, subscriptions
 from billing.plan_changes import Hindered, NotOffered, Obstacle, OutOfDate
-from billing.sandbox import changes, orders
-from billing.sandbox.models import SandboxOrder, SandboxPayment
+from billing.providers import ProviderUnavailable
+from billing.sandbox import orders
+from billing.sandbox.models import SandboxFaults, SandboxOrder, SandboxPayment
 from keys.models import Entitlement
 from tests.factories import make_account, make_add_on, make_version
 
@@ -101,20 +102,37 @@ def test_the_same_quote_sent_twice_is_paid_once(account, basic, quiet_shop):
 
 
 def test_an_upgrade_of_which_nothing_was_heard_is_asked_about(account, basic, quiet_shop):
-    """Killed after the provider did it: beat finds out."""
+    """The provider did it and its answer was lost: beat finds out."""
     wish = plan_changes.choice(basic, quiet_shop.plans["pro"].pk)
-    asked = subscriptions.Subscription.objects.filter(pk=basic.pk)
-    change = plan_changes._change(wish, "r", HALFWAY)
-    asked.update(synced_at=None)
-    changes.make(SandboxOrder.objects.get().pk, change, HALFWAY)
+    SandboxFaults.objects.create(unanswered=100)
 
+    with pytest.raises(ProviderUnavailable):
+        change_now(account, wish)
+    SandboxFaults.objects.update(unanswered=0)
     due = list(subscriptions.due_for_sync(HALFWAY))
     for row in due:
         subscriptions.sync(row.pk, HALFWAY)
 
     assert due == [basic]
     assert entitlement(account).plan_name == "Pro"
+    assert SandboxPayment.objects.filter(kind="change").count() == 1
     assert not subscriptions.due_for_sync(HALFWAY).exists()
+
+
+def test_two_changes_asked_for_at_once_do_not_undo_each_other(account, basic, quiet_shop):
+    upgrade = plan_changes.choice(basic, quiet_shop.plans["pro"].pk)
+    with_support = plan_changes.with_add_on(basic, make_add_on("support").pk)
+
+    change_now(account, upgrade)
+    with pytest.raises(NotOffered):
+        change_now(account, with_support)
+    subscriptions.Subscription.objects.update(synced_at=None)
+    with pytest.raises(Hindered) as hindered:
+        change_now(account, upgrade)
+
+    assert hindered.value.obstacle == Obstacle.UNDER_WAY
+    assert entitlement(account).plan_name == "Pro"
+    assert not basic.add_ons.exists()
 
 
 def test_a_price_shown_too_long_ago_is_not_taken(account, basic, quiet_shop):
@@ -193,14 +211,16 @@ def test_a_planned_change_can_be_withdrawn(account, pro, quiet_shop):
 
 
 def test_what_a_provider_was_not_told_is_told_by_beat(account, pro, quiet_shop):
-    """Killed between writing the wish and telling it."""
-    subscriptions.Subscription.objects.filter(pk=pro.pk).update(
-        next_version=quiet_shop.plans["basic"], next_told=False
-    )
+    SandboxFaults.objects.create(refused=100)
 
+    with pytest.raises(ProviderUnavailable):
+        plan_changes.plan(account, quiet_shop.plans["basic"], HALFWAY)
+    SandboxFaults.objects.update(refused=0)
+    untold = SandboxOrder.objects.get().next_items
     due = list(plan_changes.to_tell())
     plan_changes.tell(pro.pk, HALFWAY)
 
+    assert untold is None
     assert due == [pro]
     assert not plan_changes.to_tell().exists()
     assert SandboxOrder.objects.get().next_items["items"][0]["description"] == "Basic plan"
