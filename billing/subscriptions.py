@@ -260,6 +260,8 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
     else:
         happened += contents.follow(row, state.items, renewed=renewed, now=now)
     row.past_due_since = (row.past_due_since or now) if status == State.PAST_DUE else None
+    if status == State.TRIALING:
+        row.trial_ends_at = state.trial_ends_at or state.period_end
     row.state = status
     row.anchor_day = periods.anchor(start, row.anchor_day)
     row.period_start, row.period_end = start, end
@@ -276,6 +278,7 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
             "anchor_day",
             "cancel_at_period_end",
             "method",
+            "trial_ends_at",
             "past_due_since",
             "ended_at",
             "applied_ticket",

@@ -24,6 +24,7 @@ from keys import clock, issuance
 from keys.models import ApiKey
 from portal.access import AccountRequest, member
 from portal.billing_pages import NOT_NOW, trouble_told
+from portal.ratelimits import by_user, limited
 from portal.roles import Capability
 
 OBSTACLES = {
@@ -85,6 +86,7 @@ def change(request: AccountRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
+@limited("plan change", (by_user, "60/h"))
 @member(Capability.BILLING)
 def change_to(request: AccountRequest, version_id: int) -> HttpResponse:
     """Says what the change takes and means; a POST does it."""
@@ -143,6 +145,7 @@ def add_ons(request: AccountRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
+@limited("plan change", (by_user, "60/h"))
 @member(Capability.BILLING)
 def add_on_buy(request: AccountRequest, add_on_id: int) -> HttpResponse:
     """Says what one more takes; a POST buys it."""
@@ -194,6 +197,7 @@ def add_on_keep(request: AccountRequest, add_on_id: int) -> HttpResponse:
 
 
 @require_GET
+@limited("provider page", (by_user, "30/h"))
 @member(Capability.BILLING)
 def payment_method(request: AccountRequest) -> HttpResponse:
     """Leads to the provider's own page, and back.
@@ -211,6 +215,7 @@ def payment_method(request: AccountRequest) -> HttpResponse:
 
 
 @require_POST
+@limited("checkout", (by_user, "30/h"))
 @member(Capability.BILLING)
 def move(request: AccountRequest) -> HttpResponse:
     """Leads to the checkout of the provider that the seller uses now."""
