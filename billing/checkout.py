@@ -68,19 +68,26 @@ def start(
         started_by_id=user.pk,
         created_at=now,
     )
+    return open_session(row, order_of(row, account))
+
+
+def open_session(row: Checkout, order: Order) -> Checkout:
+    """Opens the checkout at its provider. Raises `ProviderUnavailable`: then it has failed."""
     try:
-        session = providers.get(row.provider).create_checkout(_order(row, account, version))
+        session = providers.get(row.provider).create_checkout(order)
     except ProviderUnavailable as error:
         row.state, row.error = State.FAILED, str(error)[:200]
         row.save(update_fields=["state", "error"])
         raise
     row.provider_session_id, row.url = session.id, session.url
     row.save(update_fields=["provider_session_id", "url"])
-    log.info("checkout.started", checkout=str(row.pk), account=str(account.pk))
+    log.info("checkout.started", checkout=str(row.pk), account=str(row.account_id))
     return row
 
 
-def _order(row: Checkout, account: Account, version: PlanVersion) -> Order:
+def order_of(row: Checkout, account: Account) -> Order:
+    """What the provider is asked to sell."""
+    version = row.version
     return Order(
         reference=str(row.pk),
         items=catalogue.items(version),
@@ -140,6 +147,10 @@ def _paid(
     if bought.state.status == "ended":
         row.error = "It ended before it began."
         return State.FAILED
+    held = subscriptions.alive(account)
+    if held is not None and held.pk == row.replaces_id:
+        subscriptions.move(account, held, row.provider, bought, user_id=row.started_by_id, now=now)
+        return State.COMPLETED
     try:
         subscriptions.start_paid(
             account, row.version, row.provider, bought, user_id=row.started_by_id, now=now

@@ -42,6 +42,7 @@ class Obstacle(StrEnum):
     ENDING = "ending"
     UNPAID = "unpaid"
     PAUSED = "paused"
+    UNDER_WAY = "under way"  # of what would hold at once: another change has been asked for
     PLANNED = "planned"  # of what would hold at once: something is planned that must go first
 
 
@@ -92,6 +93,11 @@ class Quote:
     currency: str
     as_of: datetime
 
+    @property
+    def credit_minor(self) -> int:
+        """What is given back; 0 where something is taken."""
+        return max(0, -self.due_now_minor)
+
 
 # ------------------------------------------------------------------ what may be wished for
 
@@ -105,9 +111,9 @@ def choices(subscription: Subscription) -> list[Wish]:
             currency=subscription.version.currency,
             published_at__isnull=False,
         )
-        .order_by("plan__position", "plan", "interval", "-number")
+        .order_by("plan__position", "plan_id", "interval", "-number")
         .select_related("plan")
-        .distinct("plan__position", "plan", "interval")
+        .distinct("plan__position", "plan_id", "interval")
     )
     has = (subscription.version_id, subscription.next_version_id)
     return [to_version(subscription, version) for version in on_sale if version.pk not in has]
@@ -194,7 +200,8 @@ def change_now(account: Account, wish: Wish, as_of: datetime, now: datetime) -> 
     """Asks the provider for what holds at once, and applies what it then says.
 
     Asked twice for the same quote, takes the money once. Raises `OutOfDate`, `Hindered`,
-    `NoSubscription`; `ProviderUnavailable` where it isn't known whether it was done: beat asks.
+    `NotOffered` where the subscription is another meanwhile, `NoSubscription`;
+    `ProviderUnavailable` where it isn't known whether it was done: beat asks.
     """
     if not now - QUOTED_FOR <= as_of <= now:
         raise OutOfDate
@@ -202,6 +209,10 @@ def change_now(account: Account, wish: Wish, as_of: datetime, now: datetime) -> 
         row = _held(account.pk)
         if hindrance := obstacle(row, wish):
             raise Hindered(hindrance)
+        if row.synced_at is None:
+            raise Hindered(Obstacle.UNDER_WAY)
+        if not _still_offered(row, wish):
+            raise NotOffered
         # Whoever is killed from here on: `subscriptions.due_for_sync` sees that it was asked for.
         Subscription.objects.filter(pk=row.pk).update(synced_at=None)
     items = " ".join(item.key for item in wish.items)
@@ -214,6 +225,13 @@ def change_now(account: Account, wish: Wish, as_of: datetime, now: datetime) -> 
     except ProviderUnavailable:
         log.warning("subscription.unanswered", subscription=str(row.pk))
     return outcome
+
+
+def _still_offered(row: Subscription, wish: Wish) -> bool:
+    """Whether the wish starts from what the subscription consists of now."""
+    if wish.version == row.version:
+        return set(_add_ons(row)) <= set(wish.add_ons)
+    return wish == to_version(row, wish.version)
 
 
 # ------------------------------------------------------------------ at the period's end

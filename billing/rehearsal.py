@@ -21,7 +21,7 @@ import structlog
 from django.conf import settings
 from django.db.models import Q
 
-from billing import checkout, contracts, inbox, invoices, shipping, subscriptions
+from billing import checkout, contracts, deadlines, inbox, invoices, shipping, subscriptions
 from billing.models import ProviderEvent
 from billing.sandbox import deliveries, orders
 from billing.sandbox.models import SandboxJourney, SandboxOrder
@@ -169,11 +169,11 @@ def _unread(now: datetime) -> Iterable[int]:
 
 
 def _to_advance(now: datetime) -> Iterable[UUID]:
-    return subscriptions.due_to_advance(now) | contracts.due_to_advance(now)
+    return deadlines.due(now) | contracts.due_to_advance(now)
 
 
 def _advance(account_id: UUID, now: datetime) -> None:
-    subscriptions.advance(account_id, now)
+    deadlines.advance(account_id, now)
     contracts.advance(account_id, now)
 
 

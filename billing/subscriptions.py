@@ -174,6 +174,54 @@ def start_paid(
     return subscription
 
 
+def move(
+    account: Account,
+    held: Subscription,
+    provider: str,
+    fetched: Fetched,
+    *,
+    user_id: int | None,
+    now: datetime,
+) -> Subscription:
+    """Lets another provider's subscription take the place of one that lives, in its period.
+
+    Under the caller's lock of the account. What was paid at the old provider is used up first;
+    its add-ons go along. The old one's end there is `provider_moves.finish`.
+    """
+    state = fetched.state
+    held.state, held.ended_at = State.ENDED, now
+    held.save(update_fields=["state", "ended_at"])
+    subscription = Subscription.objects.create(
+        account_id=account.pk,
+        version=held.version,
+        provider=provider,
+        provider_subscription_id=state.id,
+        provider_customer_id=state.customer_id,
+        state=State.ACTIVE,
+        started_at=now,
+        started_by_id=user_id,
+        period_start=held.period_start,
+        period_end=held.period_end,
+        anchor_day=held.anchor_day,
+        overage=held.overage,
+        method=state.method[:100],
+        applied_ticket=fetched.ticket,
+        synced_at=now,
+    )
+    contents.alive(held).update(subscription=subscription)
+    terms.refresh(account.pk, now)
+    payments.apply(account, subscription, provider, state.payments, fetched.ticket, now)
+    history.record(
+        Kind.PROVIDER_CHANGED,
+        account.pk,
+        now,
+        subscription=subscription,
+        from_provider=held.provider,
+        to_provider=provider,
+    )
+    return subscription
+
+
 def _started(account: Account, subscription: Subscription, now: datetime, **data: str) -> None:
     terms.refresh(account.pk, now)
     issuance.issue_first(account, now)
@@ -212,6 +260,8 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
     else:
         happened += contents.follow(row, state.items, renewed=renewed, now=now)
     row.past_due_since = (row.past_due_since or now) if status == State.PAST_DUE else None
+    if status == State.TRIALING:
+        row.trial_ends_at = state.trial_ends_at or state.period_end
     row.state = status
     row.anchor_day = periods.anchor(start, row.anchor_day)
     row.period_start, row.period_end = start, end
@@ -228,6 +278,7 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
             "anchor_day",
             "cancel_at_period_end",
             "method",
+            "trial_ends_at",
             "past_due_since",
             "ended_at",
             "applied_ticket",

@@ -14,6 +14,7 @@ from billing import (
     inbox,
     invoices,
     plan_changes,
+    provider_moves,
     reconciliation,
     rehearsal,
     shipping,
@@ -48,6 +49,17 @@ def sync_open_checkouts() -> None:
     checkout.fail_interrupted(now)
     for checkout_id in checkout.due_for_sync(now):
         sync_checkout.delay(str(checkout_id))
+    for moved in provider_moves.to_finish().values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        finish_move.delay(str(moved))
+
+
+@shared_task(ignore_result=True)
+def finish_move(checkout_id: str) -> None:
+    """A task of its own, so that a provider that is away keeps no other waiting."""
+    try:
+        provider_moves.finish(UUID(checkout_id), clock.now())
+    except ProviderUnavailable as error:
+        log.warning("checkout.not_finished", checkout=checkout_id, error=str(error))
 
 
 @shared_task(ignore_result=True)

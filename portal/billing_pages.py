@@ -12,13 +12,24 @@ from typing import Any
 
 import structlog
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from billing import allowances, catalogue, estimates, money, rating, subscriptions, terms
+from billing import (
+    allowances,
+    catalogue,
+    contents,
+    estimates,
+    money,
+    provider_moves,
+    rating,
+    subscriptions,
+    terms,
+)
 from billing.models import Checkout, PastIncluded, SpendCap, Subscription
 from billing.models.allowances import MAX_CAP_MINOR
 from billing.providers import ProviderUnavailable
@@ -42,7 +53,7 @@ DISAGREES = (
 
 
 @contextmanager
-def _trouble_told(request: AccountRequest) -> Iterator[None]:
+def trouble_told(request: AccountRequest) -> Iterator[None]:
     """Around what asks the payment provider: its trouble becomes a message to the member."""
     try:
         yield
@@ -136,6 +147,10 @@ def _page(
             "subscription": has.subscription,
             "version": version,
             "promises": catalogue.promises(version),
+            "add_ons": contents.alive(has.subscription).select_related("add_on")
+            if version and has.subscription
+            else [],
+            "moves_to": _moves_to(has.subscription),
             "may_choose_overage": version is not None
             and version.meters.filter(past_included=PastIncluded.BILL).exists(),
             "quotas": quotas.of_period(entitlement, period, used.billable_units, now)
@@ -152,6 +167,15 @@ def _page(
         },
         status=422 if cap_form and cap_form.errors else 200,
     )
+
+
+def _moves_to(subscription: Subscription | None) -> str:
+    """The provider that the seller uses now, where the subscription's is another."""
+    if subscription is None or subscription.state != Subscription.State.ACTIVE:
+        return ""
+    if subscription.cancel_at_period_end or not provider_moves.possible(subscription):
+        return ""
+    return str(settings.PAYMENT_PROVIDER).capitalize()
 
 
 @require_POST
@@ -193,7 +217,7 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
         else:
             ended = f"{name} has ended."
         try:
-            with _trouble_told(request):
+            with trouble_told(request):
                 subscriptions.cancel(request.account, at_period_end=at_period_end, now=clock.now())
                 messages.success(request, ended)
         except subscriptions.NoSubscription:
@@ -218,7 +242,7 @@ def billing_cancel(request: AccountRequest) -> HttpResponse:
 def billing_resume(request: AccountRequest) -> HttpResponse:
     """Takes a planned cancellation back."""
     try:
-        with _trouble_told(request):
+        with trouble_told(request):
             subscriptions.resume(request.account, clock.now())
             messages.success(request, "The plan goes on; the cancellation is withdrawn.")
     except subscriptions.NoSubscription:

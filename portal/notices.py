@@ -56,6 +56,17 @@ def of_account(
         )
     if subscription is not None and subscription.past_due_since is not None:
         notices.append(_past_due(subscription.past_due_since + terms.PAYMENT_GRACE, now))
+    if subscription is not None and subscription.state == Subscription.State.PAUSED:
+        notices.append(
+            Notice(
+                "bad",
+                f"{subscription.version.plan.name} is paused.",
+                "Calls are refused with payment_required until it goes on; nothing is paid "
+                "meanwhile.",
+                reverse("enterprise"),
+                "Write to us",
+            )
+        )
     if subscription is not None and subscription.cancel_at_period_end:
         name = subscription.version.plan.name
         notices.append(

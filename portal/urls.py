@@ -18,6 +18,7 @@ from portal import (
     leak_pages,
     metrics,
     pages,
+    plan_pages,
     purchase,
     signup,
     token_pages,
@@ -76,6 +77,24 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("dashboard/billing/resume/", billing_pages.billing_resume, name="billing_resume"),
     path("dashboard/billing/spend-cap/", billing_pages.billing_spend_cap, name="billing_spend_cap"),
     path("dashboard/billing/overage/", billing_pages.billing_overage, name="billing_overage"),
+    # the plan changed, its add-ons, how it is paid
+    path("dashboard/billing/change/", plan_pages.change, name="change"),
+    path("dashboard/billing/change/withdraw/", plan_pages.change_withdraw, name="change_withdraw"),
+    path("dashboard/billing/change/<int:version_id>/", plan_pages.change_to, name="change_to"),
+    path("dashboard/billing/add-ons/", plan_pages.add_ons, name="add_ons"),
+    path("dashboard/billing/add-ons/<int:add_on_id>/", plan_pages.add_on_buy, name="add_on_buy"),
+    path(
+        "dashboard/billing/add-ons/<int:add_on_id>/drop/",
+        plan_pages.add_on_drop,
+        name="add_on_drop",
+    ),
+    path(
+        "dashboard/billing/add-ons/<int:add_on_id>/keep/",
+        plan_pages.add_on_keep,
+        name="add_on_keep",
+    ),
+    path("dashboard/billing/payment-method/", plan_pages.payment_method, name="payment_method"),
+    path("dashboard/billing/move/", plan_pages.move, name="move"),
     # usage
     path("dashboard/usage/export/", export_pages.export_page, name="usage_export"),
     path(
@@ -134,6 +153,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("checkout/<uuid:checkout_id>/", purchase.checkout_page, name="checkout_return"),
     path("claim/<str:token>/", purchase.claim_link, name="claim_link"),
     path("sandbox/checkout/<slug:order_id>/", sandbox.checkout, name="sandbox_checkout"),
+    path("sandbox/customer/<slug:customer_id>/", sandbox.customer, name="sandbox_customer"),
     path("webhooks/<slug:provider>", webhooks.receive, name="webhook"),
     path("webhooks/<slug:provider>/", webhooks.receive),
     # docs

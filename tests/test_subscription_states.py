@@ -173,6 +173,14 @@ def test_a_trial_of_three_days_needs_no_reminder(account, subscription):
     assert not account.billing_events.filter(kind="trial_ending").exists()
 
 
+def test_a_trial_that_its_provider_made_longer_ends_later(account, subscription):
+    Subscription.objects.update(state="trialing", trial_ends_at=NOW + 3 * DAY)
+
+    said(subscription, NOW + DAY, state="trialing", period_end=NOW + 20 * DAY)
+
+    assert (subscription.state, subscription.trial_ends_at) == ("trialing", NOW + 20 * DAY)
+
+
 def test_a_provider_that_waits_for_its_first_payment_counts_as_active(account, subscription):
     """A subscription that was moved from another provider: its period is paid already."""
     period = (subscription.period_start, subscription.period_end)

@@ -100,7 +100,7 @@ def _change_now(order: SandboxOrder, change: Change, now: datetime) -> Changed:
         rhythm = order.interval
         fields += orders.become(order, wanted)
         if order.interval != rhythm and order.state == State.ACTIVE:
-            start = now.replace(microsecond=0)
+            start = (change.as_of or now).replace(microsecond=0)
             order.anchor_day = start.day
             order.period_start, order.period_end = start, orders.period_end(order, start)
             fields += ["anchor_day", "period_start", "period_end"]

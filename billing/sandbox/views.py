@@ -1,4 +1,4 @@
-"""The sandbox's hosted checkout page: what a real provider shows on a site of its own."""
+"""The sandbox's hosted pages: what a real provider shows on a site of its own."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from billing import money, tasks
-from billing.sandbox import cards, orders
+from billing.sandbox import cards, changes, orders, payments
 from billing.sandbox.models import SandboxOrder
 from keys import clock
 
@@ -48,7 +48,7 @@ def checkout(request: HttpRequest, order_id: str) -> HttpResponse:
             order = orders.pay(order.pk, form.cleaned_data["number"], now)
             # Robust: where the broker is away, the next tick of beat sends the webhooks.
             transaction.on_commit(tasks.sandbox_tick.delay, robust=True)
-            if order.state in (SandboxOrder.State.ACTIVE, SandboxOrder.State.PENDING):
+            if order.state in (*orders.LIVING, SandboxOrder.State.PENDING):
                 return HttpResponseRedirect(order.return_url)
     else:
         chosen = cards.of_name(request.GET.get("card", ""))
@@ -61,3 +61,35 @@ def checkout(request: HttpRequest, order_id: str) -> HttpResponse:
         "payable": order.state == SandboxOrder.State.OPEN and not orders.has_expired(order, now),
     }
     return render(request, "sandbox/checkout.html", context)
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def customer(request: HttpRequest, customer_id: str) -> HttpResponse:
+    """Where a customer chooses another card; what is past due is tried with it at once."""
+    if settings.PAYMENT_PROVIDER != "sandbox":
+        raise Http404
+    found = SandboxOrder.objects.filter(customer_id=customer_id).exclude(subscription_id="")
+    order = found.order_by("-created_at").first()
+    if order is None:
+        raise Http404
+    form = CardForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
+        order = changes.choose_card(order.pk, form.cleaned_data["number"], clock.now())
+        transaction.on_commit(tasks.sandbox_tick.delay, robust=True)
+    elif request.method != "POST":
+        chosen = cards.of_name(request.GET.get("card", ""))
+        form = CardForm(initial={"number": chosen.grouped} if chosen else None)
+    owed = payments.unpaid(order)
+    back = request.GET.get("return_url", "")
+    context: dict[str, Any] = {
+        "order": order,
+        "form": form,
+        "cards": [card for card in cards.CARDS if card.outcome in ("paid", "declined")],
+        "method": cards.method(order.card),
+        "owed": money.text(owed.amount_minor, owed.currency) if owed else "",
+        "changed": request.method == "POST" and form.is_valid(),
+        # Only back to where customers come from: this page is open to everybody.
+        "return_url": back if back.startswith(f"{settings.SITE_URL}/") else settings.SITE_URL,
+    }
+    return render(request, "sandbox/customer.html", context, status=422 if form.errors else 200)

@@ -16,10 +16,16 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing import inbox, money, providers, subscriptions
-from billing.models import BillingEvent, Checkout, ProviderEvent, Subscription
+from billing.models import (
+    BillingEvent,
+    Checkout,
+    ProviderEvent,
+    Subscription,
+    SubscriptionAddOn,
+)
 from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
 
-SUBSCRIPTION_TONES = {"active": "ok", "trialing": "ok", "past_due": "bad"}
+SUBSCRIPTION_TONES = {"active": "ok", "trialing": "ok", "past_due": "bad", "paused": "warn"}
 CHECKOUT_TONES = {"completed": "ok", "open": "warn", "failed": "bad"}
 
 
@@ -28,6 +34,13 @@ class BillingEventInline(FactsInline[BillingEvent, Subscription]):
     fields = ("at", "kind", "data", "announced_at")
     readonly_fields = fields
     verbose_name_plural = "history"
+
+
+class AddOnInline(FactsInline[SubscriptionAddOn, Subscription]):
+    model = SubscriptionAddOn
+    fields = ("add_on", "started_at", "ends_at_period_end", "ended_at")
+    readonly_fields = fields
+    verbose_name_plural = "add-ons"
 
 
 def sync_now(request: HttpRequest, subscription: Subscription, now: datetime) -> Outcome:
@@ -60,14 +73,18 @@ class SubscriptionAdmin(Facts[Subscription]):
     search_help_text = "Account, its billing email, or the provider’s id."
     date_hierarchy = "started_at"
     paginator = CappedPaginator
-    inlines = (BillingEventInline,)
+    inlines = (AddOnInline, BillingEventInline)
     fields = (
         "of_account",
         "version",
         "standing",
         "period",
         "cancel_at_period_end",
+        "next_version",
+        "next_told",
         "overage",
+        "method",
+        "trial_ends_at",
         "past_due_since",
         "started_at",
         "started_by",
