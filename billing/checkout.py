@@ -36,6 +36,10 @@ _ASK_AT_ONCE = 100
 _OPENED_WITHIN = timedelta(hours=1)
 
 
+class OtherCurrency(Exception):
+    """The account pays in another currency, since its first purchase."""
+
+
 class NotForSale(Exception):
     """This version is a draft, an old one, free, or sold by staff only."""
 
@@ -54,13 +58,16 @@ def start(
     """Opens a hosted checkout; the buyer goes to its `url`.
 
     Returns to `/checkout/<id>/`, or to `/buy/<plan>/` when the buyer turns back. Raises
-    `NotForSale`, `AlreadySubscribed` (a paid subscription lives), `ProviderUnavailable`.
+    `NotForSale`, `AlreadySubscribed` (a paid subscription lives), `OtherCurrency`,
+    `ProviderUnavailable`.
     """
     if not catalogue.for_sale(version):
         raise NotForSale
     held = subscriptions.alive(account)
     if held and held.provider != NO_PROVIDER:
         raise AlreadySubscribed
+    if catalogue.currency_of(account.pk) not in ("", version.currency):
+        raise OtherCurrency
     row = Checkout.objects.create(
         account_id=account.pk,
         version=version,
@@ -69,7 +76,7 @@ def start(
         created_at=now,
     )
     try:
-        session = providers.get(row.provider).create_checkout(_order(row, account, version))
+        session = providers.get(row.provider).create_checkout(_order(row, account))
     except ProviderUnavailable as error:
         row.state, row.error = State.FAILED, str(error)[:200]
         row.save(update_fields=["state", "error"])
@@ -80,7 +87,8 @@ def start(
     return row
 
 
-def _order(row: Checkout, account: Account, version: PlanVersion) -> Order:
+def _order(row: Checkout, account: Account) -> Order:
+    version = row.version
     return Order(
         reference=str(row.pk),
         items=catalogue.items(version),
@@ -88,7 +96,8 @@ def _order(row: Checkout, account: Account, version: PlanVersion) -> Order:
         interval=catalogue.interval_of(version),
         customer_email=account.billing_email,
         return_url=f"{settings.SITE_URL}/checkout/{row.pk}/",
-        cancel_url=f"{settings.SITE_URL}/buy/{version.plan.slug}/",
+        cancel_url=f"{settings.SITE_URL}/buy/{version.plan.slug}/{catalogue.query_of(version)}",
+        trial_days=catalogue.trial_days(account.pk, row.started_by_id, version),
     )
 
 

@@ -144,13 +144,18 @@ def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
 
 
 def usage_periods(has: Standing, now: datetime) -> list[datetime]:
-    """Boundaries of the months in which usage is counted, the current one's start first."""
+    """Boundaries of the months in which usage is counted, the current one's start first.
+
+    A trial is a period of its own.
+    """
     if has.subscription is not None:
         subscription = has.subscription
+        trial_ends_at = subscription.trial_ends_at
+        in_trial = trial_ends_at is not None and subscription.period_end <= trial_ends_at
         return periods.boundaries(
             subscription.period_start,
             subscription.period_end,
-            months=months_of(subscription.version),
+            months=1 if in_trial else months_of(subscription.version),
             anchor_day=subscription.anchor_day,
             now=now,
         )

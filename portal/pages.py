@@ -3,8 +3,10 @@
 Everything shown comes from what is on sale: the listed APIs and the price list.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import structlog
 from django import forms
@@ -17,8 +19,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from redis.exceptions import RedisError
 
-from billing import catalogue
+from billing import add_ons, catalogue
 from billing.models import EnterpriseRequest
+from billing.providers import Interval
 from gateway.catalogue import on_sale
 from gateway.models import Api
 from keys import records
@@ -27,6 +30,9 @@ from portal.access import current, memberships_of
 from portal.ratelimits import by_address, limited
 
 log = structlog.get_logger(__name__)
+
+INTERVALS: dict[Interval, str] = {"month": "Monthly", "year": "Yearly"}
+Choice = TypeVar("Choice", bound=str)
 
 
 @require_safe
@@ -37,7 +43,7 @@ def landing(request: HttpRequest) -> HttpResponse:
         "headline": _headline(api),
         "lead": api.description.partition("\n")[0] if api else "",
         "sample": samples.first_call(api) if api else None,
-        "offers": catalogue.offers(),
+        "offers": [offer for offer in catalogue.offers() if not offer.is_by_use],
     }
     return render(request, "pages/landing.html", context)
 
@@ -52,11 +58,34 @@ def _headline(api: Api | None) -> str:
 
 @require_safe
 def pricing(request: HttpRequest) -> HttpResponse:
-    """The price list, as published."""
-    offers = catalogue.offers()
-    currencies = {offer.version.currency for offer in offers if offer.version}
-    context = {"nav": "pricing", "offers": offers, "currencies": sorted(currencies)}
+    """The price list, as published, in one rhythm and currency; links lead to the others."""
+    sold = catalogue.sold()
+    currencies = sorted({currency for _, currency in sold})
+    currency = _chosen(request, "currency", currencies, catalogue.own_currency())
+    intervals = [one for one in INTERVALS if (one, currency) in sold]
+    interval: Interval = _chosen(request, "interval", intervals, "month")
+    offers = catalogue.offers(interval, currency)
+    context = {
+        "nav": "pricing",
+        "offers": [offer for offer in offers if not offer.is_by_use],
+        "by_use": [offer for offer in offers if offer.is_by_use],
+        "add_ons": add_ons.offers(interval, currency),
+        "interval": interval,
+        "intervals": [(one, INTERVALS[one], _query(one, currency)) for one in intervals],
+        "currency": currency,
+        "currencies": [(one, _query(interval, one)) for one in currencies],
+    }
     return render(request, "pages/pricing.html", context)
+
+
+def _chosen(request: HttpRequest, name: str, given: Sequence[Choice], default: Choice) -> Choice:
+    """What the address says, where there is such a thing."""
+    asked = request.GET.get(name, "")
+    return next((one for one in given if one == asked), default)
+
+
+def _query(interval: str, currency: str) -> str:
+    return urlencode({"interval": interval, "currency": currency})
 
 
 class EnterpriseForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in stubs only

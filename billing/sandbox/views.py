@@ -48,7 +48,7 @@ def checkout(request: HttpRequest, order_id: str) -> HttpResponse:
             order = orders.pay(order.pk, form.cleaned_data["number"], now)
             # Robust: where the broker is away, the next tick of beat sends the webhooks.
             transaction.on_commit(tasks.sandbox_tick.delay, robust=True)
-            if order.state in (SandboxOrder.State.ACTIVE, SandboxOrder.State.PENDING):
+            if order.state in (*orders.LIVING, SandboxOrder.State.PENDING):
                 return HttpResponseRedirect(order.return_url)
     else:
         chosen = cards.of_name(request.GET.get("card", ""))
