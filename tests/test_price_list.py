@@ -12,6 +12,7 @@ from django.urls import reverse
 from billing import add_ons, catalogue, checkout, terms
 from billing.models import AddOn, Plan, PlanMeter, PlanVersion
 from gateway.models import Meter, Operation
+from portal.demo import prices
 from tests.factories import (
     make_account,
     make_add_on,
@@ -186,6 +187,27 @@ def test_plans_by_use_stand_in_a_row_of_their_own(plans, client):
     assert page.index("Enterprise") < page.index("Other ways to pay") < page.index("Pay as you go")
     assert "Pay as you go" not in client.get("/").content.decode()
     assert "1 prepaid credit each" in page
+
+
+# ------------------------------------------------------------------ the demo's
+
+
+def test_the_demo_offers_years_euros_plans_by_use_and_add_ons_once(plans, client):
+    prices.seed_choices(NOW)
+    prices.seed_choices(NOW)
+
+    dollars = client.get("/pricing?interval=year").content.decode()
+    euros = client.get("/pricing?currency=EUR").content.decode()
+
+    assert shown() | {"pay-as-you-go": ("$9 per 1,000", "calls")} == shown()
+    assert shown(interval="year")["pro"] == ("$2,000", "a year")
+    assert shown(interval="year", currency="EUR")["basic"] == ("€450", "a year")
+    assert "14 days free" in dollars
+    assert "$800" in dollars
+    assert "€72" in euros
+    assert not faults(dollars)
+    assert PlanVersion.objects.filter(plan__slug="basic").count() == 4
+    assert AddOn.objects.count() == 8
 
 
 # ------------------------------------------------------------------ add-ons

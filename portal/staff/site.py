@@ -27,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Plans and billing": (
         "billing.Plan",
         "billing.PlanVersion",
+        "billing.AddOn",
         "billing.Contract",
         "billing.CreditGrant",
         "billing.Subscription",
