@@ -178,13 +178,16 @@ def promises(version: PlanVersion | None) -> tuple[str, ...]:
         if meter.past_included == PastIncluded.BILL:
             of = "" if meter.meter.name == CALLS else f" {label}"
             price = _first_price(meter.tiers, meter.tier_mode, version.currency)
-            beyond.append(f"Then {price}{of}, or stop" if meter.included_units else f"{price}{of}")
+            then = f"Then {price}{of}, or stop"
+            beyond.append(then if meter.included_units else f"{price} {label}")
             for special in meter.special_prices:
                 price = _first_price(special["tiers"], meter.tier_mode, version.currency)
                 beyond.append(f"{rating.parse_filter(special).text}: {price}{of}")
         elif meter.past_included == PastIncluded.CREDITS:
-            each = f"{_credits(meter.credits_per_unit)} each"
-            beyond.append(f"Then {each}" if meter.included_units else each.capitalize())
+            price = _credits(meter.credits_per_unit)
+            beyond.append(
+                f"Then {price} each" if meter.included_units else f"{price} for each of {label}"
+            )
     if version.monthly_credits:
         quantities.append(f"{version.monthly_credits:,} credits a month")
     rates = [f"{version.rate_per_second:,} calls a second"]
