@@ -11,7 +11,7 @@ from datetime import datetime
 from django.db import transaction
 
 from billing import money
-from billing.models import AddOn
+from billing.models import AddOn, PlanVersion
 from billing.providers import Interval
 from gateway.models import Operation
 
@@ -40,6 +40,15 @@ def offers(interval: Interval, currency: str) -> list[Offer]:
         )
         for add_on in on_sale.select_related("meter").prefetch_related("plans")
     ]
+
+
+def is_for(add_on: AddOn, version: PlanVersion) -> bool:
+    """Whether a subscription to the version can have it: it is for the plan, and grants something
+    that the version counts.
+    """
+    plans = set(add_on.plans.values_list("pk", flat=True))
+    counted = add_on.meter is None or version.meters.filter(meter=add_on.meter).exists()
+    return counted and (not plans or version.plan_id in plans)
 
 
 def grants(add_on: AddOn) -> tuple[str, ...]:

@@ -39,6 +39,8 @@ NO_PROVIDER = "none"
 # What a terms id begins with; the primary key of the row that set the terms follows, and those of
 # its add-ons: `version:7+3+5`.
 OF_CONTRACT, OF_VERSION = "contract:", "version:"
+# Of the 40 that the ledger keeps some are left for versions with longer ids.
+MOST_ID_CHARACTERS = 35
 # Traffic goes on for this long while a renewal is unconfirmed, or its payment has failed.
 RENEWAL_GRACE = timedelta(hours=settings.RENEWAL_GRACE_HOURS)
 PAYMENT_GRACE = timedelta(days=settings.PAST_DUE_GRACE_DAYS)
@@ -176,8 +178,17 @@ def terms_id(has: Standing) -> str:
         return f"{OF_CONTRACT}{has.contract.pk}"
     if has.subscription is None:
         return ""
-    ids = (has.subscription.version_id, *(one.pk for one in has.add_ons))
-    return OF_VERSION + "+".join(map(str, ids))
+    return _of_version(has.subscription.version_id, has.add_ons)
+
+
+def _of_version(version_id: int, add_ons: Iterable[AddOn]) -> str:
+    ids = sorted(one.pk for one in add_ons)
+    return OF_VERSION + "+".join(map(str, (version_id, *ids)))
+
+
+def has_room_for(version: PlanVersion, add_ons: Iterable[AddOn]) -> bool:
+    """Whether usage can carry the ids of so many add-ons, of a version published later too."""
+    return len(_of_version(version.pk, add_ons)) <= MOST_ID_CHARACTERS
 
 
 def version_id_of(terms_id: str) -> int | None:

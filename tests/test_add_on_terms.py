@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing import accounts, catalogue, terms
+from billing import accounts, add_ons, catalogue, plan_changes, terms
 from billing.models import PlanMeter, PlanVersion, SpendCap, SubscriptionAddOn
 from gateway.models import Meter, UsageRollup
 from keys.entitlements import Terms
@@ -233,3 +233,32 @@ def test_a_cap_counts_what_the_bill_does_after_a_change(basic, units):
 
     spent = sum(line.amount_minor for line in bill.lines if line.meter)
     assert cap.spent_minor({"calls": 59_000 + units}, int(NOW.timestamp())) == spent
+
+
+# ------------------------------------------------------------------ who may have which
+
+
+def test_an_add_on_is_for_plans_that_count_what_it_includes(basic):
+    rows = Meter.objects.create(name="rows", label="rows")
+    for_pro = make_add_on("support")
+    for_pro.plans.add(make_plans()["pro"].plan)
+
+    assert add_ons.is_for(further_calls(), basic)
+    assert not add_ons.is_for(make_add_on("rows", meter=rows, included_units=5), basic)
+    assert not add_ons.is_for(for_pro, basic)
+
+
+def test_no_more_add_ons_are_sold_than_usage_can_carry_the_ids_of(basic):
+    account = holder(basic)
+    subscription = account.subscriptions.get()
+    many = [make_add_on(f"extra-{number}", pk=1000 + number) for number in range(9)]
+    for add_on in many[:4]:
+        SubscriptionAddOn.objects.create(subscription=subscription, add_on=add_on, started_at=NOW)
+
+    further = plan_changes.add_ons_on_sale(subscription)
+    for add_on in further[:1]:
+        SubscriptionAddOn.objects.create(subscription=subscription, add_on=add_on, started_at=NOW)
+
+    assert further == many[4:]
+    assert plan_changes.add_ons_on_sale(subscription) == []
+    assert len(terms.terms_id(terms.standing(account.pk, NOW))) <= 35
