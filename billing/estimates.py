@@ -26,6 +26,7 @@ SECOND = timedelta(seconds=1)
 class BillLine:
     """`meter` is empty on the lines of what is paid ahead: the plan, add-ons.
 
+    grows: with usage, until the period ends; else the amount is fixed
     forecast_minor: at the period's end; None: too early to say
     """
 
@@ -34,11 +35,7 @@ class BillLine:
     amount_minor: int
     currency: str
     forecast_minor: int | None = None
-
-    @property
-    def grows(self) -> bool:
-        """With usage, until the period ends; else the amount is fixed."""
-        return bool(self.meter)
+    grows: bool = False
 
     @property
     def amount(self) -> str:
@@ -106,8 +103,12 @@ def _usage_lines(
         line = rated.line
         forecast = then[rated.key].line.amount_minor if then is not None else None
         if line.amount_minor or forecast:
-            text = texts.of(line)
-            lines.append(BillLine(text, line.meter, line.amount_minor, line.currency, forecast))
+            grows = rated.terms_id == terms.terms_id(has)
+            lines.append(
+                BillLine(
+                    texts.of(line), line.meter, line.amount_minor, line.currency, forecast, grows
+                )
+            )
     return lines
 
 

@@ -27,6 +27,7 @@ from gateway.models import Api
 from keys import records
 from portal import samples
 from portal.access import current, memberships_of
+from portal.models import Membership
 from portal.ratelimits import by_address, limited
 
 log = structlog.get_logger(__name__)
@@ -58,10 +59,13 @@ def _headline(api: Api | None) -> str:
 
 @require_safe
 def pricing(request: HttpRequest) -> HttpResponse:
-    """The price list, as published, in one rhythm and currency; links lead to the others."""
+    """The price list, as published, in one rhythm and currency; links lead to the others.
+
+    Unless the address says so, an account that has bought something sees its own currency.
+    """
     sold = catalogue.sold()
     currencies = sorted({currency for _, currency in sold})
-    currency = _chosen(request, "currency", currencies, catalogue.own_currency())
+    currency = _chosen(request, "currency", currencies, _own_currency(request))
     intervals = [one for one in INTERVALS if (one, currency) in sold]
     interval: Interval = _chosen(request, "interval", intervals, "month")
     offers = catalogue.offers(interval, currency)
@@ -76,6 +80,18 @@ def pricing(request: HttpRequest) -> HttpResponse:
         "currencies": [(one, _query(interval, one)) for one in currencies],
     }
     return render(request, "pages/pricing.html", context)
+
+
+def _own_currency(request: HttpRequest) -> str:
+    membership = _membership(request)
+    fixed = catalogue.currency_of(membership.account.pk) if membership else ""
+    return fixed or catalogue.own_currency()
+
+
+def _membership(request: HttpRequest) -> Membership | None:
+    """Of a signed-in visitor, in the account that they are looking at."""
+    user = request.user
+    return current(memberships_of(user), request.session) if user.is_authenticated else None
 
 
 def _chosen(request: HttpRequest, name: str, given: Sequence[Choice], default: Choice) -> Choice:
@@ -117,8 +133,7 @@ def enterprise(request: HttpRequest) -> HttpResponseBase:
     initial = {"email": user.email, "name": user.name} if user.is_authenticated else {}
     form = EnterpriseForm(request.POST or None, initial=initial)
     if request.method == "POST" and form.is_valid():
-        held = memberships_of(user) if user.is_authenticated else []
-        membership = current(held, request.session)
+        membership = _membership(request)
         form.instance.account = membership.account if membership else None
         wish = form.save()
         log.info("enterprise.requested", request=wish.pk)

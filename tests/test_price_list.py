@@ -141,9 +141,11 @@ def test_the_currency_is_fixed_with_the_first_purchase(plans, client):
         checkout.start(account, plans["pro"], user=account.members.get(), now=NOW)
     page = client.get("/buy/pro/").content.decode()
     refused = client.post("/buy/pro/")
+    prices_shown = client.get("/pricing").content.decode()
 
     assert "This account pays in euros" in page
     assert refused.status_code == 409
+    assert "€45" in prices_shown
     assert account.checkouts.count() == 0
     assert "€45" in client.get("/buy/basic/").content.decode()
 
