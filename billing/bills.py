@@ -57,7 +57,7 @@ def rate(used: Iterable[PricedUnits], has: terms.Standing) -> list[Rated]:
     and add-ons that came one after the other include no unit twice (`terms.in_turn`).
     """
     todays_id = terms.terms_id(has)
-    prices = {todays_id: terms.price(has)}
+    prices = {todays_id: has.price}
     by_terms: defaultdict[str, list[PricedUnits]] = defaultdict(list)
     for quantity in used:
         its_id = quantity.terms_id

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 from billing import bills, catalogue, money, terms
-from billing.models import SpendCap, Subscription, SubscriptionAddOn
+from billing.models import SpendCap, Subscription
 from gateway.usage import PricedUnits
 
 # Before so much of a period has passed its pace says nothing.
@@ -76,7 +76,7 @@ def coming_bill(has: terms.Standing, used: Sequence[PricedUnits], now: datetime)
 
     used: `usage.priced_units` of the period around `now`
     """
-    price = terms.price(has)
+    price = has.price
     if price is None:
         return None
     start, end = terms.usage_periods(has, now)[:2]
@@ -130,11 +130,7 @@ def _paid_ahead(has: terms.Standing, end: datetime) -> Iterator[BillLine]:
         return
     version = subscription.next_version or subscription.version
     yield _fixed(version.plan.name, version.base_price_minor, version.currency)
-    stays = SubscriptionAddOn.objects.filter(
-        subscription=subscription, ended_at=None, ends_at_period_end=False
-    )
-    add_ons = [row.add_on for row in stays.select_related("add_on")]
-    for item in catalogue.items(version, add_ons)[1:]:
+    for item in catalogue.items(version, has.staying)[1:]:
         yield _fixed(item.description, item.amount_minor, version.currency)
 
 
@@ -181,7 +177,7 @@ def _at_this_pace(
 
 
 def _left_where_calls_stop(has: terms.Standing, used: Sequence[PricedUnits]) -> Counter[str]:
-    subscription, price = has.subscription, terms.price(has)
+    subscription, price = has.subscription, has.price
     left = Counter[str]()
     if has.contract or subscription is None or price is None:
         return left
@@ -198,7 +194,9 @@ def _capped(has: terms.Standing, usage: Sequence[BillLine], currency: str) -> in
     counted = [line for line in usage if line.currency == currency]
     forecast = sum(line.forecast_minor or 0 for line in counted)
     owner = has.contract or has.subscription
-    cap = SpendCap.objects.filter(account_id=owner.account_id).first() if owner else None
+    if owner is None or not forecast:
+        return forecast
+    cap = SpendCap.objects.filter(account_id=owner.account_id).first()
     if cap is None:
         return forecast
     return min(forecast, max(cap.cap_minor, sum(line.amount_minor for line in counted)))

@@ -104,7 +104,7 @@ def _close(
         end = periods.add_months(invoice.period_end, 1, invoice.period_end.day)
         Invoice.objects.filter(pk=invoice.pk).update(period_end=end)
         return
-    currency = has.currency if terms.price(has) or not lines else lines[0].currency
+    currency = has.currency if has.price or not lines else lines[0].currency
     for position, line in enumerate(lines, 1):
         line.invoice, line.position = invoice, position
         line.currency = line.currency or currency

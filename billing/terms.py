@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from uuid import UUID
 
 from django.conf import settings
@@ -56,11 +57,13 @@ class Standing:
     A contract takes the place of the subscription's terms and price while it runs.
 
     add_ons: those that the subscription has, by id
+    staying: those of them that are not dropped when the period ends
     """
 
     contract: Contract | None
     subscription: Subscription | None
     add_ons: tuple[AddOn, ...] = ()
+    staying: tuple[AddOn, ...] = ()
 
     @property
     def plan_name(self) -> str:
@@ -73,6 +76,19 @@ class Standing:
         if self.contract:
             return self.contract.currency
         return self.subscription.version.currency if self.subscription else "USD"
+
+    @cached_property
+    def price(self) -> rating.Price | None:
+        """What one period of these terms costs; None where there are none.
+
+        Units past the included ones cost what the tiers say, whatever the customer has chosen
+        since: where calls stop there, there are none.
+        """
+        if self.contract:
+            return _contract_price(self.contract)
+        if self.subscription is None:
+            return None
+        return _version_price(self.subscription.version, self.add_ons)
 
     @property
     def monthly_minor(self) -> int:
@@ -105,13 +121,16 @@ def standing(account_id: UUID, now: datetime) -> Standing:
         .select_related("version__plan")
         .first()
     )
-    return Standing(contract, subscription, _add_ons(subscription) if subscription else ())
-
-
-def _add_ons(subscription: Subscription) -> tuple[AddOn, ...]:
+    if subscription is None:
+        return Standing(contract, None)
     alive = SubscriptionAddOn.objects.filter(subscription=subscription, ended_at=None)
-    rows = alive.select_related("add_on__meter").order_by("add_on")
-    return tuple(row.add_on for row in rows)
+    rows = alive.select_related("add_on__meter").order_by("add_on_id")
+    return Standing(
+        contract,
+        subscription,
+        tuple(row.add_on for row in rows),
+        tuple(row.add_on for row in rows if not row.ends_at_period_end),
+    )
 
 
 def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
@@ -196,17 +215,6 @@ def version_id_of(terms_id: str) -> int | None:
     if not terms_id.startswith(OF_VERSION):
         return None
     return int(terms_id.removeprefix(OF_VERSION).split("+")[0])
-
-
-def price(has: Standing) -> rating.Price | None:
-    """What one period of these terms costs; None where there are none.
-
-    Units past the included ones cost what the tiers say, whatever the customer has chosen
-    since: where calls stop there, there are none.
-    """
-    if has.contract:
-        return _contract_price(has.contract)
-    return _version_price(has.subscription.version, has.add_ons) if has.subscription else None
 
 
 def price_of(terms_id: str) -> rating.Price | None:
@@ -375,7 +383,7 @@ def _with_allowances(granted: Terms, account_id: UUID, has: Standing, now: datet
     drawn = usage.credits_drawn(account_id)
     alive = CreditGrant.objects.filter(account_id=account_id).exclude(expires_at__lte=now)
     cap = SpendCap.objects.filter(account_id=account_id).first()
-    priced = price(has)
+    priced = has.price
     return replace(
         granted,
         grants=tuple(
@@ -417,7 +425,7 @@ def _carried(has: Standing, before: rating.Before) -> tuple[dict[str, int], dict
     """Of today's price: what earlier terms have left of included units, and past which units its
     prices go on, by meter.
     """
-    priced = price(has)
+    priced = has.price
     left, reached = dict[str, int](), dict[str, int]()
     if priced is None or not carries_over(terms_id(has)):
         return left, reached

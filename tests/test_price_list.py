@@ -163,7 +163,7 @@ def test_a_yearly_plan_is_counted_by_the_month(plans):
         datetime(2026, 7, 31, 12, tzinfo=UTC),
         datetime(2026, 8, 31, 12, tzinfo=UTC),
     ]
-    assert terms.price(has).meters[0].included_units == 10_000
+    assert has.price.meters[0].included_units == 10_000
     assert has.monthly_minor == 41_67
 
 
