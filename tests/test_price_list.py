@@ -209,7 +209,7 @@ def test_the_demo_offers_years_euros_plans_by_use_and_add_ons_once(plans, client
     assert "€72" in euros
     assert not faults(dollars)
     assert PlanVersion.objects.filter(plan__slug="basic").count() == 4
-    assert AddOn.objects.count() == 8
+    assert AddOn.objects.count() == 12
 
 
 # ------------------------------------------------------------------ add-ons

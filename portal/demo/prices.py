@@ -71,11 +71,32 @@ BY_USE = (
 MONTHS_OF_A_YEAR = 10
 """A year is sold at the price of so many months."""
 IN_EUROS = {"basic": 45_00, "pro": 180_00}
-# Slug, name, tagline, monthly price in dollars and euros, further calls, what else it promises.
+
+
+@dataclass(frozen=True)
+class DemoAddOn:
+    """Prices are by the month."""
+
+    slug: str
+    name: str
+    tagline: str
+    dollars_minor: int
+    euros_minor: int
+    further_calls: int = 0
+    scopes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+
 ADD_ONS = (
-    ("more-calls", "Extra calls", "For a busy month", 80_00, 72_00, 50_000, ()),
-    ("support", "Priority support", "When it can’t wait", 40_00, 36_00, 0,
-     ("An answer within four working hours", "A named engineer")),
+    DemoAddOn("more-calls", "Extra calls", "For a busy month", 80_00, 72_00, 50_000),
+    DemoAddOn(
+        "history", "Historical data", "What was, as far back as it goes", 30_00, 27_00,
+        scopes=("history",),
+    ),
+    DemoAddOn(
+        "support", "Priority support", "When it can’t wait", 40_00, 36_00,
+        features=("An answer within four working hours", "A named engineer"),
+    ),
 )  # fmt: skip
 
 
@@ -94,27 +115,30 @@ def seed_choices(now: datetime) -> None:
             euros = replace(demo, currency="EUR", base_price_minor=IN_EUROS[demo.slug])
             for one in (_yearly(replace(demo, trial_days=14)), euros, _yearly(euros)):
                 _seed_version(one, calls, now)
-    for position, (slug, name, tagline, dollars, euros_minor, units, features) in enumerate(
-        ADD_ONS
-    ):
-        for currency, price_minor in (("USD", dollars), ("EUR", euros_minor)):
-            for interval, months in (("month", 1), ("year", MONTHS_OF_A_YEAR)):
-                add_on, new = AddOn.objects.get_or_create(
-                    slug=slug,
-                    currency=currency,
-                    interval=interval,
-                    defaults={
-                        "name": name,
-                        "tagline": tagline,
-                        "price_minor": price_minor * months,
-                        "meter": calls if units else None,
-                        "included_units": units,
-                        "features": list(features),
-                        "position": position,
-                    },
-                )
-                if new:
-                    add_ons.publish(add_on, now)
+    for position, extra in enumerate(ADD_ONS):
+        _seed_add_on(extra, calls, position, now)
+
+
+def _seed_add_on(demo: DemoAddOn, calls: Meter, position: int, now: datetime) -> None:
+    for currency, price_minor in (("USD", demo.dollars_minor), ("EUR", demo.euros_minor)):
+        for interval, months in (("month", 1), ("year", MONTHS_OF_A_YEAR)):
+            add_on, new = AddOn.objects.get_or_create(
+                slug=demo.slug,
+                currency=currency,
+                interval=interval,
+                defaults={
+                    "name": demo.name,
+                    "tagline": demo.tagline,
+                    "price_minor": price_minor * months,
+                    "meter": calls if demo.further_calls else None,
+                    "included_units": demo.further_calls,
+                    "scopes": list(demo.scopes),
+                    "features": list(demo.features),
+                    "position": position,
+                },
+            )
+            if new:
+                add_ons.publish(add_on, now)
 
 
 def _yearly(demo: DemoPlan) -> DemoPlan:
