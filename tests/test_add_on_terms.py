@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from django.db import transaction
 
 from billing import accounts, add_ons, catalogue, plan_changes, terms
 from billing.models import PlanMeter, PlanVersion, SpendCap, SubscriptionAddOn
@@ -12,7 +13,7 @@ from gateway.models import Meter, UsageRollup
 from keys.entitlements import Terms
 from keys.models import Entitlement
 from tests.factories import make_account, make_add_on, make_plans, subscribed
-from tests.shop import coming_bill
+from tests.shop import coming_bill, published
 
 pytestmark = pytest.mark.django_db
 
@@ -261,3 +262,24 @@ def test_no_more_add_ons_are_sold_than_usage_can_carry_the_ids_of(basic):
 
     assert 3 < subscription.add_ons.count() < 9
     assert len(terms.terms_id(terms.standing(account.pk, NOW))) <= 35
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_scope_reaches_the_gateway_and_leaves_with_its_add_on(redis_clean):
+    account = holder(make_plans()["basic"], make_add_on("history", scopes=["history"]))
+    add_on = account.subscriptions.get().add_ons.get().add_on
+
+    refresh(account)
+    having = published(account)
+    SubscriptionAddOn.objects.update(ended_at=NOW)
+    refresh(account)
+
+    assert having["scopes"] == ",history,"
+    assert having["terms"].endswith(f"+{add_on.pk}")
+    assert "scopes" not in published(account)
+
+
+def refresh(account) -> None:
+    with transaction.atomic():
+        accounts.locked(account.pk)
+        terms.refresh(account.pk, NOW)
