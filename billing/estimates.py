@@ -98,12 +98,13 @@ def _usage_lines(
     then = {rated.key: rated for rated in bills.rate(by_then, has)} if by_then is not None else None
     known = {rated.key for rated in now}
     further = [rated for key, rated in then.items() if key not in known] if then else []
+    todays_id = terms.priced_as(terms.terms_id(has))
     lines = []
     for rated in [*now, *(_unused(rated) for rated in further)]:
         line = rated.line
         forecast = then[rated.key].line.amount_minor if then is not None else None
         if line.amount_minor or forecast:
-            grows = rated.terms_id == terms.terms_id(has)
+            grows = rated.terms_id == todays_id
             lines.append(
                 BillLine(
                     texts.of(line), line.meter, line.amount_minor, line.currency, forecast, grows

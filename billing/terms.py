@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from uuid import UUID
 
 from django.conf import settings
@@ -230,6 +232,15 @@ def price_of(terms_id: str) -> rating.Price | None:
     return None
 
 
+def priced_as(terms_id: str) -> str:
+    """The id with those of its add-ons alone that usage is priced by: what includes units."""
+    if "+" not in terms_id:
+        return terms_id
+    version_id, *add_on_ids = map(int, terms_id.removeprefix(OF_VERSION).split("+"))
+    including = AddOn.objects.filter(pk__in=add_on_ids, included_units__gt=0)
+    return _of_version(version_id, including)
+
+
 def carries_over(terms_id: str) -> bool:
     """Whether what is used under these terms uses up what the next ones include.
 
@@ -401,9 +412,11 @@ def _earlier(account_id: UUID, has: Standing, now: datetime) -> Earlier | None:
     """What this period's usage under other terms costs, as far as the ledger has it."""
     start, end = (boundary.replace(microsecond=0) for boundary in usage_periods(has, now)[:2])
     by_terms: dict[str, list[usage.PricedUnits]] = {}
-    for quantity in usage.priced_units(account_id, start, end):
-        by_terms.setdefault(quantity.terms_id, []).append(quantity)
-    by_terms.pop(terms_id(has), None)
+    for its_id, under_it in groupby(
+        usage.priced_units(account_id, start, end), attrgetter("terms_id")
+    ):
+        by_terms.setdefault(priced_as(its_id), []).extend(under_it)
+    by_terms.pop(priced_as(terms_id(has)), None)
     spent, units, before = 0, Counter[str](), rating.NOTHING
     for its_id, its_price in in_turn({its_id: price_of(its_id) for its_id in by_terms}):
         if its_price is None or its_price.currency != has.currency:

@@ -213,8 +213,7 @@ def test_an_add_on_without_units_changes_no_price_of_usage(basic):
 
     found = lines(account)
 
-    # The first thousand was paid under the plan alone: the dearer tier is not begun again.
-    assert [amount for _, amount in found] == ["$5.00", "$12.00"]
+    assert found == [("8,000 calls past 10,000", "$17.00")]
 
 
 @pytest.mark.parametrize("units", [0, 1, 999, 1000, 3_333, 50_000])
