@@ -19,7 +19,7 @@ from gateway.usage import PricedUnits
 class Rated:
     """One line of usage.
 
-    terms_id: of the terms that rated it; "" where no price is known
+    terms_id: of the terms that rated it, as `terms.priced_as`; "" where no price is known
     used_under: the terms that it was used under, others too where a deleted contract's are among
         them
     """
@@ -56,11 +56,14 @@ def rate(used: Iterable[PricedUnits], has: terms.Standing) -> list[Rated]:
     today's terms rate. What the terms don't price has a line that costs nothing. Plan versions
     and add-ons that came one after the other include no unit twice (`terms.in_turn`).
     """
-    todays_id = terms.terms_id(has)
-    prices = {todays_id: terms.price(has)}
+    todays_id = terms.priced_as(terms.terms_id(has))
+    prices = {todays_id: has.price}
+    ids: dict[str, str] = {}
     by_terms: defaultdict[str, list[PricedUnits]] = defaultdict(list)
     for quantity in used:
-        its_id = quantity.terms_id
+        if quantity.terms_id not in ids:
+            ids[quantity.terms_id] = terms.priced_as(quantity.terms_id)
+        its_id = ids[quantity.terms_id]
         if its_id not in prices:
             prices[its_id] = terms.price_of(its_id)
         by_terms[its_id if prices[its_id] else todays_id].append(quantity)

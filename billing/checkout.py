@@ -36,6 +36,10 @@ _ASK_AT_ONCE = 100
 _OPENED_WITHIN = timedelta(hours=1)
 
 
+class OtherCurrency(Exception):
+    """The account pays in another currency, since its first purchase."""
+
+
 class NotForSale(Exception):
     """This version is a draft, an old one, free, or sold by staff only."""
 
@@ -54,13 +58,16 @@ def start(
     """Opens a hosted checkout; the buyer goes to its `url`.
 
     Returns to `/checkout/<id>/`, or to `/buy/<plan>/` when the buyer turns back. Raises
-    `NotForSale`, `AlreadySubscribed` (a paid subscription lives), `ProviderUnavailable`.
+    `NotForSale`, `AlreadySubscribed` (a paid subscription lives), `OtherCurrency`,
+    `ProviderUnavailable`.
     """
     if not catalogue.for_sale(version):
         raise NotForSale
     held = subscriptions.alive(account)
     if held and held.provider != NO_PROVIDER:
         raise AlreadySubscribed
+    if catalogue.currency_of(account.pk) not in ("", version.currency):
+        raise OtherCurrency
     row = Checkout.objects.create(
         account_id=account.pk,
         version=version,
@@ -95,7 +102,8 @@ def order_of(row: Checkout, account: Account) -> Order:
         interval=catalogue.interval_of(version),
         customer_email=account.billing_email,
         return_url=f"{settings.SITE_URL}/checkout/{row.pk}/",
-        cancel_url=f"{settings.SITE_URL}/buy/{version.plan.slug}/",
+        cancel_url=f"{settings.SITE_URL}/buy/{version.plan.slug}/{catalogue.query_of(version)}",
+        trial_days=catalogue.trial_days(account.pk, row.started_by_id, version),
     )
 
 

@@ -25,7 +25,7 @@ import structlog
 from django.db import transaction
 from django.db.models import F
 
-from billing import accounts, bills, charges, opening, parties, periods, terms
+from billing import accounts, bills, charges, opening, paid_ahead, parties, periods, terms
 from billing.accounts import Account
 from billing.bills import Rated
 from billing.models import Invoice, InvoiceCounter, InvoiceLine, Payment, Subscription
@@ -104,7 +104,7 @@ def _close(
         end = periods.add_months(invoice.period_end, 1, invoice.period_end.day)
         Invoice.objects.filter(pk=invoice.pk).update(period_end=end)
         return
-    currency = has.currency if terms.price(has) or not lines else lines[0].currency
+    currency = has.currency if has.price or not lines else lines[0].currency
     for position, line in enumerate(lines, 1):
         line.invoice, line.position = invoice, position
         line.currency = line.currency or currency
@@ -186,9 +186,7 @@ def _next_number() -> int:
 def _lines(
     invoice: Invoice, before: Invoice | None, cut: datetime, has: terms.Standing
 ) -> Iterator[InvoiceLine]:
-    base = _base_price(invoice)
-    if base is not None:
-        yield base
+    yield from paid_ahead.lines(invoice.account_id, invoice.period_end)
     yield from _changes(invoice)
     texts = bills.Texts()
     totals = _totals(invoice, before, cut)
@@ -351,48 +349,3 @@ def _recorded(
 
 def _quantities(totals: Iterable[Total]) -> list[PricedUnits]:
     return [total.quantity for total in totals]
-
-
-# ------------------------------------------------------------------ base prices
-
-
-def _base_price(invoice: Invoice) -> InvoiceLine | None:
-    """The base price that fell due when the period ended."""
-    at, account_id = invoice.period_end, invoice.account_id
-    contract = terms.standing(account_id, at).contract
-    if contract is not None:
-        if contract.starts_at >= at:
-            return None
-        plan, amount = terms.CONTRACT_PLAN_NAME, contract.base_price_minor
-        currency, terms_id = contract.currency, f"{terms.OF_CONTRACT}{contract.pk}"
-    else:
-        held = Subscription.objects.filter(account_id=account_id, started_at__lt=at)
-        renewed = [one for one in held.select_related("version__plan") if _renewed(one, at)]
-        if not renewed:
-            return None
-        version = renewed[0].version
-        plan, amount = version.plan.name, version.base_price_minor
-        currency, terms_id = version.currency, f"{terms.OF_VERSION}{version.pk}"
-    if not amount:
-        return None
-    return InvoiceLine(
-        text=f"{plan}, from {day(at)}",
-        period_start=at,
-        terms_id=terms_id,
-        units=1,
-        included_units=0,
-        amount_minor=amount,
-        currency=currency,
-    )
-
-
-def _renewed(subscription: Subscription, at: datetime) -> bool:
-    """Whether a period that is paid ahead began at that moment, and was not the first one."""
-    if subscription.state != Subscription.State.ENDED and subscription.period_end == at:
-        return not subscription.cancel_at_period_end
-    months = terms.months_of(subscription.version)
-    start, back = subscription.period_start, 0
-    while start > at:
-        back += months
-        start = periods.add_months(subscription.period_start, -back, subscription.anchor_day)
-    return start == at

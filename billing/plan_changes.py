@@ -19,7 +19,17 @@ import structlog
 from django.db import transaction
 from django.db.models import QuerySet
 
-from billing import accounts, catalogue, contents, history, providers, subscriptions, tickets
+from billing import (
+    accounts,
+    add_ons,
+    catalogue,
+    contents,
+    history,
+    providers,
+    subscriptions,
+    terms,
+    tickets,
+)
 from billing.accounts import Account
 from billing.models import AddOn, BillingEvent, Plan, PlanVersion, Subscription
 from billing.providers import Change, Changed, Declined, Interval, Item, ProviderUnavailable
@@ -143,7 +153,12 @@ def add_ons_on_sale(subscription: Subscription) -> list[AddOn]:
         currency=version.currency,
         interval=version.interval,
     ).exclude(pk__in=contents.alive(subscription).values("add_on"))
-    return [add_on for add_on in on_sale if _is_for(add_on, version)]
+    held = _add_ons(subscription)
+    return [
+        add_on
+        for add_on in on_sale
+        if add_ons.is_for(add_on, version) and terms.has_room_for(version, (*held, add_on))
+    ]
 
 
 def with_add_on(subscription: Subscription, add_on_id: int) -> Wish:
@@ -367,7 +382,7 @@ def _fitting(
     kept, lost = [], []
     for add_on in held:
         fitting = _at_rhythm(add_on, version)
-        if fitting is not None and _is_for(fitting, version):
+        if fitting is not None and add_ons.is_for(fitting, version):
             kept.append(fitting)
         else:
             lost.append(add_on)
@@ -384,11 +399,6 @@ def _at_rhythm(add_on: AddOn, version: PlanVersion) -> AddOn | None:
         published_at__isnull=False,
         retired_at=None,
     ).first()
-
-
-def _is_for(add_on: AddOn, version: PlanVersion) -> bool:
-    plans = set(add_on.plans.values_list("pk", flat=True))
-    return not plans or version.plan_id in plans
 
 
 # ------------------------------------------------------------------

@@ -10,6 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from uuid import UUID
 
 from django.conf import settings
@@ -39,6 +42,8 @@ NO_PROVIDER = "none"
 # What a terms id begins with; the primary key of the row that set the terms follows, and those of
 # its add-ons: `version:7+3+5`.
 OF_CONTRACT, OF_VERSION = "contract:", "version:"
+# Of the 40 that the ledger keeps some are left for versions with longer ids.
+MOST_ID_CHARACTERS = 35
 # Traffic goes on for this long while a renewal is unconfirmed, or its payment has failed.
 RENEWAL_GRACE = timedelta(hours=settings.RENEWAL_GRACE_HOURS)
 PAYMENT_GRACE = timedelta(days=settings.PAST_DUE_GRACE_DAYS)
@@ -54,11 +59,13 @@ class Standing:
     A contract takes the place of the subscription's terms and price while it runs.
 
     add_ons: those that the subscription has, by id
+    staying: those of them that are not dropped when the period ends
     """
 
     contract: Contract | None
     subscription: Subscription | None
     add_ons: tuple[AddOn, ...] = ()
+    staying: tuple[AddOn, ...] = ()
 
     @property
     def plan_name(self) -> str:
@@ -71,6 +78,19 @@ class Standing:
         if self.contract:
             return self.contract.currency
         return self.subscription.version.currency if self.subscription else "USD"
+
+    @cached_property
+    def price(self) -> rating.Price | None:
+        """What one period of these terms costs; None where there are none.
+
+        Units past the included ones cost what the tiers say, whatever the customer has chosen
+        since: where calls stop there, there are none.
+        """
+        if self.contract:
+            return _contract_price(self.contract)
+        if self.subscription is None:
+            return None
+        return _version_price(self.subscription.version, self.add_ons)
 
     @property
     def monthly_minor(self) -> int:
@@ -103,13 +123,16 @@ def standing(account_id: UUID, now: datetime) -> Standing:
         .select_related("version__plan")
         .first()
     )
-    return Standing(contract, subscription, _add_ons(subscription) if subscription else ())
-
-
-def _add_ons(subscription: Subscription) -> tuple[AddOn, ...]:
+    if subscription is None:
+        return Standing(contract, None)
     alive = SubscriptionAddOn.objects.filter(subscription=subscription, ended_at=None)
-    rows = alive.select_related("add_on__meter").order_by("add_on")
-    return tuple(row.add_on for row in rows)
+    rows = alive.select_related("add_on__meter").order_by("add_on_id")
+    return Standing(
+        contract,
+        subscription,
+        tuple(row.add_on for row in rows),
+        tuple(row.add_on for row in rows if not row.ends_at_period_end),
+    )
 
 
 def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
@@ -144,13 +167,18 @@ def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
 
 
 def usage_periods(has: Standing, now: datetime) -> list[datetime]:
-    """Boundaries of the months in which usage is counted, the current one's start first."""
+    """Boundaries of the months in which usage is counted, the current one's start first.
+
+    A trial is a period of its own.
+    """
     if has.subscription is not None:
         subscription = has.subscription
+        trial_ends_at = subscription.trial_ends_at
+        in_trial = trial_ends_at is not None and subscription.period_end <= trial_ends_at
         return periods.boundaries(
             subscription.period_start,
             subscription.period_end,
-            months=months_of(subscription.version),
+            months=1 if in_trial else months_of(subscription.version),
             anchor_day=subscription.anchor_day,
             now=now,
         )
@@ -171,8 +199,17 @@ def terms_id(has: Standing) -> str:
         return f"{OF_CONTRACT}{has.contract.pk}"
     if has.subscription is None:
         return ""
-    ids = (has.subscription.version_id, *(one.pk for one in has.add_ons))
-    return OF_VERSION + "+".join(map(str, ids))
+    return _of_version(has.subscription.version_id, has.add_ons)
+
+
+def _of_version(version_id: int, add_ons: Iterable[AddOn]) -> str:
+    ids = sorted(one.pk for one in add_ons)
+    return OF_VERSION + "+".join(map(str, (version_id, *ids)))
+
+
+def has_room_for(version: PlanVersion, add_ons: Iterable[AddOn]) -> bool:
+    """Whether usage can carry the ids of so many add-ons, of a version published later too."""
+    return len(_of_version(version.pk, add_ons)) <= MOST_ID_CHARACTERS
 
 
 def version_id_of(terms_id: str) -> int | None:
@@ -180,17 +217,6 @@ def version_id_of(terms_id: str) -> int | None:
     if not terms_id.startswith(OF_VERSION):
         return None
     return int(terms_id.removeprefix(OF_VERSION).split("+")[0])
-
-
-def price(has: Standing) -> rating.Price | None:
-    """What one period of these terms costs; None where there are none.
-
-    Units past the included ones cost what the tiers say, whatever the customer has chosen
-    since: where calls stop there, there are none.
-    """
-    if has.contract:
-        return _contract_price(has.contract)
-    return _version_price(has.subscription.version, has.add_ons) if has.subscription else None
 
 
 def price_of(terms_id: str) -> rating.Price | None:
@@ -204,6 +230,15 @@ def price_of(terms_id: str) -> rating.Price | None:
         add_ons = AddOn.objects.filter(pk__in=add_on_ids).select_related("meter")
         return _version_price(version, add_ons) if version else None
     return None
+
+
+def priced_as(terms_id: str) -> str:
+    """The id with those of its add-ons alone that usage is priced by: what includes units."""
+    if "+" not in terms_id:
+        return terms_id
+    version_id, *add_on_ids = map(int, terms_id.removeprefix(OF_VERSION).split("+"))
+    including = AddOn.objects.filter(pk__in=add_on_ids, included_units__gt=0)
+    return _of_version(version_id, including)
 
 
 def carries_over(terms_id: str) -> bool:
@@ -359,7 +394,7 @@ def _with_allowances(granted: Terms, account_id: UUID, has: Standing, now: datet
     drawn = usage.credits_drawn(account_id)
     alive = CreditGrant.objects.filter(account_id=account_id).exclude(expires_at__lte=now)
     cap = SpendCap.objects.filter(account_id=account_id).first()
-    priced = price(has)
+    priced = has.price
     return replace(
         granted,
         grants=tuple(
@@ -377,9 +412,11 @@ def _earlier(account_id: UUID, has: Standing, now: datetime) -> Earlier | None:
     """What this period's usage under other terms costs, as far as the ledger has it."""
     start, end = (boundary.replace(microsecond=0) for boundary in usage_periods(has, now)[:2])
     by_terms: dict[str, list[usage.PricedUnits]] = {}
-    for quantity in usage.priced_units(account_id, start, end):
-        by_terms.setdefault(quantity.terms_id, []).append(quantity)
-    by_terms.pop(terms_id(has), None)
+    for its_id, under_it in groupby(
+        usage.priced_units(account_id, start, end), attrgetter("terms_id")
+    ):
+        by_terms.setdefault(priced_as(its_id), []).extend(under_it)
+    by_terms.pop(priced_as(terms_id(has)), None)
     spent, units, before = 0, Counter[str](), rating.NOTHING
     for its_id, its_price in in_turn({its_id: price_of(its_id) for its_id in by_terms}):
         if its_price is None or its_price.currency != has.currency:
@@ -401,7 +438,7 @@ def _carried(has: Standing, before: rating.Before) -> tuple[dict[str, int], dict
     """Of today's price: what earlier terms have left of included units, and past which units its
     prices go on, by meter.
     """
-    priced = price(has)
+    priced = has.price
     left, reached = dict[str, int](), dict[str, int]()
     if priced is None or not carries_over(terms_id(has)):
         return left, reached

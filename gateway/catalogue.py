@@ -147,7 +147,7 @@ def make_meters(names: Iterable[str]) -> None:
 def apply_document(api: Api, document: openapi.Document) -> openapi.Preview:
     """Makes the saved `api` offer exactly the operations of `document`; says what changed.
 
-    Where the document states what an operation costs (`x-keystile`) that holds; where it
+    Where the document states what an operation costs or needs (`x-keystile`) that holds; where it
     doesn't, what staff set for the operation is kept. Usage recorded for an operation that is
     removed stays.
     """
@@ -166,7 +166,8 @@ def apply_document(api: Api, document: openapi.Document) -> openapi.Preview:
         row.summary = spec.summary
         if spec.weights or spec.max_units:
             row.weights, row.max_units = spec.weights, spec.max_units
-        row.save(update_fields=["summary", "weights", "max_units"])
+        row.scope = spec.scope or row.scope
+        row.save(update_fields=["summary", "weights", "max_units", "scope"])
     Operation.objects.bulk_create(
         Operation(
             api=api,
@@ -175,6 +176,7 @@ def apply_document(api: Api, document: openapi.Document) -> openapi.Preview:
             summary=spec.summary,
             weights=spec.weights,
             max_units=spec.max_units,
+            scope=spec.scope,
         )
         for spec in changes.added
     )

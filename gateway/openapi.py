@@ -8,6 +8,7 @@ An operation may say, under `x-keystile`, what a call of it costs:
 
     weights:   {calls: 2}      units per call, known before it is made
     max_units: {rows: 1000}    meters that the backend reports, with the most that a call may use
+    scope: history             what an account must have to call it
 """
 
 import re
@@ -36,6 +37,7 @@ MAX_REFERENCES = 32
 MAX_WEIGHT = 1_000_000
 MAX_UNITS = 1_000_000_000
 CALLS = "calls"
+SCOPE = re.compile(r"[a-z0-9-]{1,40}")
 
 # Members that hold a seller's own data, in which a "$ref" is text and no reference.
 DATA_MEMBERS = {"const", "default", "enum", "example", "examples"}
@@ -55,7 +57,7 @@ class OperationSpec:
 
     `method` is upper case; `path_template` is as in the document, without the servers' base path;
     `summary` is cut to 200 characters. `weights` and `max_units` map meters to positive integers,
-    and never name the same meter.
+    and never name the same meter. `scope` is what an account must have, or "".
     """
 
     method: str
@@ -63,6 +65,7 @@ class OperationSpec:
     summary: str
     weights: dict[str, int]
     max_units: dict[str, int]
+    scope: str
     deprecated: bool
 
 
@@ -357,8 +360,15 @@ def _operation(method: str, template: str, operation: dict[str, Any]) -> Operati
     summary = operation.get("summary", "")
     terms = operation.get("x-keystile", {})
     shown = f"x-keystile of {method} {template}"
-    if not isinstance(terms, dict) or not set(terms) <= {"weights", "max_units"}:
-        raise InvalidDocument(f"The {shown} may have 'weights' and 'max_units', nothing else.")
+    if not isinstance(terms, dict) or not set(terms) <= {"weights", "max_units", "scope"}:
+        raise InvalidDocument(
+            f"The {shown} may have 'weights', 'max_units' and 'scope', nothing else."
+        )
+    scope = terms.get("scope", "")
+    if scope and not (isinstance(scope, str) and SCOPE.fullmatch(scope)):
+        raise InvalidDocument(
+            f"The scope of {method} {template} is small letters, digits and '-', such as history."
+        )
     weights = _meters(terms.get("weights", {}), MAX_WEIGHT, f"weights in {shown}")
     max_units = _meters(terms.get("max_units", {}), MAX_UNITS, f"max_units in {shown}")
     if CALLS in max_units:
@@ -374,6 +384,7 @@ def _operation(method: str, template: str, operation: dict[str, Any]) -> Operati
         summary=summary if len(summary) <= MAX_SUMMARY_LENGTH else f"{summary[:199]}…",
         weights=weights,
         max_units=max_units,
+        scope=scope,
         deprecated=operation.get("deprecated", False),
     )
 

@@ -1,6 +1,7 @@
 """Django looks here for the admin; the staff's rooms are in `portal/staff/`."""
 
 from portal.staff import (
+    add_ons,
     allowances,
     apis,
     bookkeeping,
@@ -14,6 +15,7 @@ from portal.staff import (
 )
 
 __all__ = [
+    "add_ons",
     "allowances",
     "apis",
     "bookkeeping",

@@ -115,7 +115,7 @@ def _cap_form(
     request: AccountRequest, has: terms.Standing, data: QueryDict | None = None
 ) -> SpendCapForm | None:
     """None where nothing can be billed, or the member may not choose."""
-    priced = terms.price(has)
+    priced = has.price
     if priced is None or not may(request.membership.role, Capability.BILLING):
         return None
     if not any(meter.tiers for meter in priced.meters):

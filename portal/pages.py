@@ -3,8 +3,10 @@
 Everything shown comes from what is on sale: the listed APIs and the price list.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import structlog
 from django import forms
@@ -17,16 +19,21 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from redis.exceptions import RedisError
 
-from billing import catalogue
+from billing import add_ons, catalogue
 from billing.models import EnterpriseRequest
+from billing.providers import Interval
 from gateway.catalogue import on_sale
 from gateway.models import Api
 from keys import records
 from portal import samples
 from portal.access import current, memberships_of
+from portal.models import Membership
 from portal.ratelimits import by_address, limited
 
 log = structlog.get_logger(__name__)
+
+INTERVALS: dict[Interval, str] = {"month": "Monthly", "year": "Yearly"}
+Choice = TypeVar("Choice", bound=str)
 
 
 @require_safe
@@ -37,7 +44,7 @@ def landing(request: HttpRequest) -> HttpResponse:
         "headline": _headline(api),
         "lead": api.description.partition("\n")[0] if api else "",
         "sample": samples.first_call(api) if api else None,
-        "offers": catalogue.offers(),
+        "offers": [offer for offer in catalogue.offers() if not offer.is_by_use],
     }
     return render(request, "pages/landing.html", context)
 
@@ -52,11 +59,49 @@ def _headline(api: Api | None) -> str:
 
 @require_safe
 def pricing(request: HttpRequest) -> HttpResponse:
-    """The price list, as published."""
-    offers = catalogue.offers()
-    currencies = {offer.version.currency for offer in offers if offer.version}
-    context = {"nav": "pricing", "offers": offers, "currencies": sorted(currencies)}
+    """The price list, as published, in one rhythm and currency; links lead to the others.
+
+    Unless the address says so, an account that has bought something sees its own currency.
+    """
+    sold = catalogue.sold()
+    currencies = sorted({currency for _, currency in sold})
+    currency = _chosen(request, "currency", currencies, _own_currency(request))
+    intervals = [one for one in INTERVALS if (one, currency) in sold]
+    interval: Interval = _chosen(request, "interval", intervals, "month")
+    offers = catalogue.offers(interval, currency)
+    context = {
+        "nav": "pricing",
+        "offers": [offer for offer in offers if not offer.is_by_use],
+        "by_use": [offer for offer in offers if offer.is_by_use],
+        "add_ons": add_ons.offers(interval, currency),
+        "interval": interval,
+        "intervals": [(one, INTERVALS[one], _query(one, currency)) for one in intervals],
+        "currency": currency,
+        "currencies": [(one, _query(interval, one)) for one in currencies],
+    }
     return render(request, "pages/pricing.html", context)
+
+
+def _own_currency(request: HttpRequest) -> str:
+    membership = _membership(request)
+    fixed = catalogue.currency_of(membership.account.pk) if membership else ""
+    return fixed or catalogue.own_currency()
+
+
+def _membership(request: HttpRequest) -> Membership | None:
+    """Of a signed-in visitor, in the account that they are looking at."""
+    user = request.user
+    return current(memberships_of(user), request.session) if user.is_authenticated else None
+
+
+def _chosen(request: HttpRequest, name: str, given: Sequence[Choice], default: Choice) -> Choice:
+    """What the address says, where there is such a thing."""
+    asked = request.GET.get(name, "")
+    return next((one for one in given if one == asked), default)
+
+
+def _query(interval: str, currency: str) -> str:
+    return urlencode({"interval": interval, "currency": currency})
 
 
 class EnterpriseForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in stubs only
@@ -88,8 +133,7 @@ def enterprise(request: HttpRequest) -> HttpResponseBase:
     initial = {"email": user.email, "name": user.name} if user.is_authenticated else {}
     form = EnterpriseForm(request.POST or None, initial=initial)
     if request.method == "POST" and form.is_valid():
-        held = memberships_of(user) if user.is_authenticated else []
-        membership = current(held, request.session)
+        membership = _membership(request)
         form.instance.account = membership.account if membership else None
         wish = form.save()
         log.info("enterprise.requested", request=wish.pk)

@@ -53,7 +53,7 @@ def buy(request: AccountRequest, plan: str) -> HttpResponse:
     product = get_object_or_404(Plan, slug=plan, listed=True)
     if product.kind == Plan.Kind.ENTERPRISE:
         return redirect("enterprise")
-    version = catalogue.current(plan)
+    version = _version(request, product)
     if version is None:
         return render(request, "purchase/not_on_sale.html", {"plan": product}, status=404)
     if request.method == "POST":
@@ -61,6 +61,16 @@ def buy(request: AccountRequest, plan: str) -> HttpResponse:
             return _start_free(request, version)
         return _start_checkout(request, version)
     return _offer(request, version)
+
+
+def _version(request: AccountRequest, product: Plan) -> PlanVersion | None:
+    """The version that the address names; without a word, in the account's own currency."""
+    interval = request.GET.get("interval", PlanVersion.Interval.MONTH)
+    own = catalogue.currency_of(request.account.pk)
+    if currency := request.GET.get("currency", ""):
+        return catalogue.current(product.slug, interval=interval, currency=currency)
+    named = catalogue.current(product.slug, interval=interval, currency=own)
+    return named or catalogue.current(product.slug, interval=interval)
 
 
 @require_GET
@@ -130,12 +140,16 @@ def _offer(
 ) -> HttpResponse:
     product = version.plan
     current = subscriptions.alive(request.account)
+    currency = catalogue.currency_of(request.account.pk)
+    days = catalogue.trial_days(request.account.pk, request.user.pk, version)
     context = {
         "nav": "billing",
         "plan": product,
         "version": version,
         "promises": catalogue.promises(version),
         "current": current,
+        "other_currency": currency if currency not in ("", version.currency) else "",
+        "trial": catalogue.trial_text(version, days),
         "upgrades_free": current is not None
         and current.version.plan.kind == Plan.Kind.FREE
         and product.kind == Plan.Kind.PAID,
@@ -152,7 +166,7 @@ def _start_checkout(request: AccountRequest, version: PlanVersion) -> HttpRespon
         order = checkout.start(request.account, version, user=request.user, now=clock.now())
     except checkout.NotForSale:  # published anew, or taken off the list, since it was looked up
         return redirect("buy", plan=version.plan.slug)
-    except subscriptions.AlreadySubscribed:
+    except (subscriptions.AlreadySubscribed, checkout.OtherCurrency):
         return _offer(request, version, status=409)
     except ProviderUnavailable:
         trouble = (

@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from django.db import transaction
 
-from billing import accounts, catalogue, terms
+from billing import accounts, add_ons, catalogue, plan_changes, terms
 from billing.models import PlanMeter, PlanVersion, SpendCap, SubscriptionAddOn
 from gateway.models import Meter, UsageRollup
 from keys.entitlements import Terms
 from keys.models import Entitlement
 from tests.factories import make_account, make_add_on, make_plans, subscribed
-from tests.shop import coming_bill
+from tests.shop import coming_bill, published
 
 pytestmark = pytest.mark.django_db
 
@@ -93,7 +94,7 @@ def test_usage_remembers_the_add_ons_that_it_was_made_under(basic):
 
     its_id = terms.terms_id(has)
     assert its_id == f"version:{basic.pk}+{first.pk}+{second.pk}"
-    assert terms.price_of(its_id) == terms.price(has)
+    assert terms.price_of(its_id) == has.price
     assert terms.price_of(its_id).meters[0].included_units == 60_000
     assert terms.price_of(f"version:{basic.pk}").meters[0].included_units == 10_000
     assert terms.version_id_of(its_id) == basic.pk
@@ -212,8 +213,7 @@ def test_an_add_on_without_units_changes_no_price_of_usage(basic):
 
     found = lines(account)
 
-    # The first thousand was paid under the plan alone: the dearer tier is not begun again.
-    assert [amount for _, amount in found] == ["$5.00", "$12.00"]
+    assert found == [("8,000 calls past 10,000", "$17.00")]
 
 
 @pytest.mark.parametrize("units", [0, 1, 999, 1000, 3_333, 50_000])
@@ -233,3 +233,52 @@ def test_a_cap_counts_what_the_bill_does_after_a_change(basic, units):
 
     spent = sum(line.amount_minor for line in bill.lines if line.meter)
     assert cap.spent_minor({"calls": 59_000 + units}, int(NOW.timestamp())) == spent
+
+
+# ------------------------------------------------------------------ who may have which
+
+
+def test_an_add_on_is_for_plans_that_count_what_it_includes(basic):
+    rows = Meter.objects.create(name="rows", label="rows")
+    for_pro = make_add_on("support")
+    for_pro.plans.add(make_plans()["pro"].plan)
+
+    assert add_ons.is_for(further_calls(), basic)
+    assert not add_ons.is_for(make_add_on("rows", meter=rows, included_units=5), basic)
+    assert not add_ons.is_for(for_pro, basic)
+
+
+def test_no_more_add_ons_are_sold_than_usage_can_carry_the_ids_of(basic):
+    account = holder(basic)
+    subscription = account.subscriptions.get()
+    for number in range(9):
+        make_add_on(f"extra-{number}", pk=1000 + number)
+
+    while further := plan_changes.add_ons_on_sale(subscription):
+        SubscriptionAddOn.objects.create(
+            subscription=subscription, add_on=further[0], started_at=NOW
+        )
+
+    assert 3 < subscription.add_ons.count() < 9
+    assert len(terms.terms_id(terms.standing(account.pk, NOW))) <= 35
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_scope_reaches_the_gateway_and_leaves_with_its_add_on(redis_clean):
+    account = holder(make_plans()["basic"], make_add_on("history", scopes=["history"]))
+    add_on = account.subscriptions.get().add_ons.get().add_on
+
+    refresh(account)
+    having = published(account)
+    SubscriptionAddOn.objects.update(ended_at=NOW)
+    refresh(account)
+
+    assert having["scopes"] == ",history,"
+    assert having["terms"].endswith(f"+{add_on.pk}")
+    assert "scopes" not in published(account)
+
+
+def refresh(account) -> None:
+    with transaction.atomic():
+        accounts.locked(account.pk)
+        terms.refresh(account.pk, NOW)

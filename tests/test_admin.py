@@ -12,9 +12,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from billing import add_ons, subscriptions
 from billing import catalogue as price_list
-from billing import subscriptions
 from billing.models import (
+    AddOn,
     Contract,
     EnterpriseRequest,
     PlanVersion,
@@ -294,6 +295,9 @@ def version_form(**changes):
         "burst": 30,
         "key_limit": 10,
         "test_quota_per_day": 200,
+        "trial_days": 0,
+        "trial_credits": 0,
+        "monthly_credits": 0,
         "meters-TOTAL_FORMS": 1,
         "meters-INITIAL_FORMS": 0,
         "meters-0-included_units": 20000,
@@ -737,3 +741,62 @@ def test_what_the_ledger_refused_can_be_read(desk, staff):
 
     assert "&lt;script&gt;" in page
     assert "no account" in page
+
+
+# ------------------------------------------------------------------ add-ons
+
+
+def add_on_form(**changes):
+    return {
+        "name": "Historical data",
+        "slug": "history",
+        "tagline": "",
+        "currency": "usd",
+        "interval": "month",
+        "base_price": "30.50",
+        "meter": "",
+        "included_units": 0,
+        "rate_per_second": 0,
+        "scopes": "history\narchive",
+        "features": "",
+        "position": 0,
+        **changes,
+    }
+
+
+def test_an_add_on_is_drafted_published_and_retired(desk, staff):
+    make_plans()
+    api = make_api()
+    api.operations.filter(path_template="/v1/countries").update(scope="history")
+
+    desk.post(reverse("admin:billing_addon_add"), add_on_form())
+    draft = AddOn.objects.get()
+    drafted = desk.get(page_of(draft)).content.decode()
+    published_so = do(desk, "publish", draft)
+
+    assert (draft.price_minor, draft.scopes) == (30_50, ["history", "archive"])
+    assert "Opens GET /v1/countries" in drafted
+    assert "on sale" in said(published_so)
+    assert [offer.price for offer in add_ons.offers("month", "USD")] == ["$30.50"]
+    assert "base_price" not in desk.get(page_of(draft)).content.decode()
+
+    do(desk, "draft", draft)
+    do(desk, "retire", draft)
+
+    assert add_ons.offers("month", "USD") == []
+    assert AddOn.objects.filter(published_at=None).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"base_price": "1.999"}, "USD has 2 decimal places"),
+        ({"scopes": "Big Data"}, "Small letters"),
+        ({"included_units": 5}, "Units are of a meter"),
+    ],
+)
+def test_an_add_on_that_makes_no_sense_is_refused_with_a_sentence(change, sentence, desk, staff):
+    answer = desk.post(reverse("admin:billing_addon_add"), add_on_form(**change))
+
+    assert sentence in answer.content.decode()
+    assert not AddOn.objects.exists()

@@ -11,6 +11,7 @@ from billing.models import Plan, Subscription
 from gateway.models import Api, UsageEvent
 from keys import records, tokens
 from keys.models import ApiKey
+from portal.demo import prices
 from portal.demo.seed import HOLIDAYS_DOCUMENT
 from portal.models import Account, User
 from tests.shop import published
@@ -80,7 +81,7 @@ def test_a_second_run_keeps_everything(demo):
     assert second == first
     assert (Account.objects.count(), User.objects.count()) == (1, 2)
     assert ApiKey.objects.count() == 1
-    assert Plan.objects.count() == 4
+    assert Plan.objects.count() == len(prices.PLANS) + len(prices.BY_USE)
     api.refresh_from_db()
     assert api.upstream_url == "http://127.0.0.1:10", "the port of the built-in API may change"
     assert api.operations.get(path_template="/v1/slow").weights == {"calls": 9}

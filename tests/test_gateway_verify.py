@@ -106,6 +106,20 @@ def test_a_test_key_is_valid_and_never_billed(question, customer):
     assert traffic.entries()[0]["billable"] is False
 
 
+def test_an_operations_scope_is_asked_for_whatever_the_call_is_said_to_cost(
+    question, on_sale, customer
+):
+    on_sale.operations.filter(path_template="/echo/{what}").update(scope="history")
+    traffic.publish_routes()
+    asked = {"key": customer.secret, "operation": "GET /echo/{what}", "units": {"calls": 2}}
+
+    answer = question(asked).json
+
+    assert (answer["valid"], answer["code"]) == (False, "operation_not_allowed")
+    assert "“history”" in answer["detail"]
+    assert traffic.entries() == []
+
+
 def test_what_is_refused_is_an_answer(question, customer):
     stranger = tokens.draw("live", 0).text
 

@@ -65,11 +65,11 @@ def test_a_document_becomes_an_api_after_a_preview(desk):
     applied = desk.post(preview.redirect_chain[-1][0], follow=True)
     api = Api.objects.get()
     assert (api.slug, api.name, api.upstream_url) == ("days", "Holidays API", "http://127.0.0.1:9")
-    assert api.operations.count() == 8
+    assert api.operations.count() == 9
     assert api.operations.get(path_template="/v1/holidays/batch").max_units == {"rows": 1000}
     assert set(Meter.objects.values_list("name", flat=True)) == {"calls", "rows"}
     assert api.document["info"]["title"] == "Holidays API"
-    assert "8 added, 0 kept, 0 removed" in applied.content.decode()
+    assert "9 added, 0 kept, 0 removed" in applied.content.decode()
 
 
 @pytest.mark.django_db(transaction=True)

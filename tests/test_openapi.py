@@ -224,8 +224,8 @@ def test_a_parameter_of_the_path_must_be_declared() -> None:
 @pytest.mark.parametrize(
     ("terms", "words"),
     [
-        ([], "'weights' and 'max_units'"),
-        ({"wieghts": {}}, "'weights' and 'max_units'"),
+        ([], "'weights', 'max_units' and 'scope'"),
+        ({"wieghts": {}}, "'weights', 'max_units' and 'scope'"),
         ({"weights": [2]}, "map meters"),
         ({"weights": {"calls": 0}}, "from 1"),
         ({"weights": {"calls": True}}, "whole number"),
@@ -654,3 +654,12 @@ def test_tls_is_verified_against_the_host_and_not_the_address(
     assert "TLS" in unknown
     assert "TLS" in other_name
     assert set(names) == {"localhost", None}
+
+
+def test_a_scope_is_a_short_plain_word():
+    stated = read(with_paths("/a", **{"x-keystile": {"scope": "history"}}))
+
+    assert [spec.scope for spec in stated.operations] == ["history"]
+    for scope in ("History", "a,b", 5, ["history"]):
+        sentence = refusal(with_paths("/a", **{"x-keystile": {"scope": scope}}))
+        assert "small letters, digits and '-'" in sentence

@@ -1,5 +1,6 @@
 """What a customer may have besides the plan, and has."""
 
+import re
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -8,8 +9,13 @@ from django.db import models
 
 from billing.models.prices import MAX_RATE_PER_SECOND, Plan, PlanVersion
 from billing.models.purchases import Subscription
+from gateway.models import SCOPE
 
 _FROZEN = "A published add-on is a promise and never changes: retire it and make another."
+
+
+def _is_scope(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(SCOPE, name) is not None
 
 
 class AddOn(models.Model):
@@ -83,6 +89,12 @@ class AddOn(models.Model):
             raise ValidationError(_FROZEN)
         if bool(self.meter) != bool(self.included_units):
             raise ValidationError({"included_units": "Units are of a meter, and a meter has some."})
+        if not isinstance(self.scopes, list) or not all(map(_is_scope, self.scopes)):
+            raise ValidationError({"scopes": "Small letters, digits and “-”, such as history."})
+        if not isinstance(self.features, list) or not all(
+            isinstance(line, str) for line in self.features
+        ):
+            raise ValidationError({"features": "Lines of text."})
 
 
 class SubscriptionAddOn(models.Model):

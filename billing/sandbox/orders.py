@@ -23,6 +23,8 @@ from billing.sandbox.models import SandboxOrder
 State = SandboxOrder.State
 # Of those that are paid, or in trial.
 LIVING = (State.TRIALING, State.ACTIVE, State.PAST_DUE, State.PAUSED)
+# Of those whose period's end needs nothing but time.
+_ROLLING = (State.TRIALING, State.ACTIVE)
 
 # What the types of all its webhooks begin with.
 TYPES = ("checkout.", "payment.", "subscription.", "refund.", "dispute.")
@@ -46,6 +48,8 @@ def open_order(order: Order, now: datetime) -> SandboxOrder:
             "items": [asdict(item) for item in order.items],
             "currency": order.currency,
             "interval": order.interval,
+            "trial_days": order.trial_days,
+            "starts_at": order.starts_at,
             "return_url": order.return_url,
             "cancel_url": order.cancel_url,
             "created_at": now,
@@ -114,7 +118,7 @@ def refund(order_id: str, now: datetime) -> None:
 def advance(now: datetime) -> None:
     """Does what time has made due: delayed payments arrive, periods renew or end."""
     delayed = SandboxOrder.objects.filter(state=State.PENDING, settles_at__lte=now)
-    over = SandboxOrder.objects.filter(state=State.ACTIVE, period_end__lte=now)
+    over = SandboxOrder.objects.filter(state__in=_ROLLING, period_end__lte=now)
     owing = SandboxOrder.objects.filter(state=State.PAST_DUE)
     for order_id in (delayed | over | owing).values_list("pk", flat=True):
         with transaction.atomic():
@@ -139,7 +143,7 @@ def _advance(order: SandboxOrder, now: datetime) -> None:
 
 def _next_step(order: SandboxOrder) -> datetime | None:
     """When time will next do something to a subscription."""
-    if order.state == State.ACTIVE:
+    if order.state in _ROLLING:
         return order.period_end
     owed = payments.unpaid(order) if order.state == State.PAST_DUE else None
     if owed is None or order.period_start is None or order.period_end is None:
@@ -175,9 +179,14 @@ def _activate(order: SandboxOrder, now: datetime) -> None:
     start = now.replace(microsecond=0)
     order.state, order.decline_reason = State.ACTIVE, ""
     order.subscription_id = f"sub_test_{secrets.token_hex(12)}"
-    order.anchor_day = start.day
-    order.period_start, order.period_end = start, period_end(order, start)
-    payments.renewal(order, now)
+    first_payment = _first_payment(order, start)
+    order.anchor_day = first_payment.day
+    order.period_start = start
+    if first_payment > start:
+        order.state, order.period_end = State.TRIALING, first_payment
+    else:
+        order.period_end = period_end(order, start)
+        payments.renewal(order, now)
     _change(
         order,
         "checkout.completed",
@@ -192,12 +201,20 @@ def _activate(order: SandboxOrder, now: datetime) -> None:
     )
 
 
+def _first_payment(order: SandboxOrder, start: datetime) -> datetime:
+    """After the trial, or when the seller has said; else now."""
+    if order.starts_at is not None:
+        return max(order.starts_at.replace(microsecond=0), start)
+    return start + timedelta(days=order.trial_days)
+
+
 def _renew(order: SandboxOrder, start: datetime) -> None:
     fields = ["state", "period_start", "period_end"]
     if order.next_items is not None:
         fields += become(order, order.next_items)
     order.period_start, order.period_end = start, period_end(order, start)
     if payments.renewal(order, start):
+        order.state = State.ACTIVE
         _change(order, "subscription.renewed", start, *fields)
     else:
         order.state = State.PAST_DUE

@@ -1,6 +1,14 @@
 """What is on sale (APIs, operations, meters) and what was used of it (ledger, rollups)."""
 
-from gateway.models.catalogue import CALLS, Api, Meter, Operation, Routes, WrittenJSONField
+from gateway.models.catalogue import (
+    CALLS,
+    SCOPE,
+    Api,
+    Meter,
+    Operation,
+    Routes,
+    WrittenJSONField,
+)
 from gateway.models.ledger import (
     CounterCorrection,
     CreditUse,
@@ -17,6 +25,7 @@ from gateway.models.ledger import (
 
 __all__ = [
     "CALLS",
+    "SCOPE",
     "Api",
     "CounterCorrection",
     "CreditUse",

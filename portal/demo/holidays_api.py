@@ -39,6 +39,7 @@ MAX_BATCH_COUNTRIES = 50
 MAX_BATCH_ROWS = 1000
 MAX_SPAN_DAYS = 1830
 MAX_SLOW_SECONDS = 30
+MAX_PAST_YEARS = 50
 A_DAY = "private, max-age=86400"
 
 UNCONFIGURED = (
@@ -80,9 +81,9 @@ def a_date(text: str, name: str) -> date:
     raise Refusal(400, f"'{name}' must be a date of the calendar such as 2026-12-24.")
 
 
-def a_year(text: str) -> int:
+def a_year(text: str, name: str = "year") -> int:
     if not re.fullmatch(r"[0-9]{4}", text):
-        raise Refusal(400, "'year' must be a year of four digits such as 2026.")
+        raise Refusal(400, f"'{name}' must be a year of four digits such as 2026.")
     return int(text)
 
 
@@ -132,6 +133,33 @@ async def holidays_of_year(request: Request) -> Response:
             "holidays": [holiday_json(holiday) for holiday in holidays],
         },
         A_DAY if "year" in request.query else NOT_KEPT,
+    )
+
+
+async def past_years(request: Request) -> Response:
+    country = country_in_path(request)
+    first, last = (a_year(required(request, name), name) for name in ("from", "to"))
+    if not first <= last < request.today.year:
+        raise Refusal(400, "'from' comes before 'to', and both before this year.")
+    if last - first >= MAX_PAST_YEARS:
+        raise Refusal(400, f"At most {MAX_PAST_YEARS} years at once, please.")
+    years = range(first, last + 1)
+    found = [(year, calendars.in_year(country, year, None)) for year in years]
+    return answer(
+        {
+            "country": country,
+            "from": first,
+            "to": last,
+            "years": [
+                {
+                    "year": year,
+                    "count": len(holidays),
+                    "holidays": [holiday_json(holiday) for holiday in holidays],
+                }
+                for year, holidays in found
+            ],
+        },
+        A_DAY,
     )
 
 
@@ -266,6 +294,7 @@ ROUTES = (
     route("GET", "/v1/holidays/{country}", holidays_of_year, "year", "language"),
     route("POST", "/v1/holidays/batch", holidays_batch),
     route("GET", "/v1/next/{country}", next_holiday, "from"),
+    route("GET", "/v1/past/{country}", past_years, "from", "to"),
     route("GET", "/v1/workdays/check/{country}", check_workday, "date"),
     route("GET", "/v1/workdays/between", workdays_between, "country", "from", "to"),
     route("GET", "/v1/slow", slow, "seconds"),

@@ -236,14 +236,14 @@ def confirm(request: HttpRequest, token: str) -> HttpResponse:
 
 
 def cost(spec: openapi.OperationSpec) -> str:
-    """What a call uses, in words: “2 calls, up to 1,000 rows”."""
+    """What a call uses and needs, in words: “2 calls, up to 1,000 rows, needs history”."""
     fixed = {openapi.CALLS: 1, **spec.weights}
     words = [
         "1 call" if (meter, units) == (openapi.CALLS, 1) else f"{units:,} {meter}"
         for meter, units in fixed.items()
     ]
     words += [f"up to {units:,} {meter}" for meter, units in spec.max_units.items()]
-    return ", ".join(words)
+    return ", ".join([*words, f"needs {spec.scope}"] if spec.scope else words)
 
 
 def apply(

@@ -5,7 +5,7 @@ Amounts are written in major units, as on the price list; rows keep minor ones.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -13,7 +13,7 @@ from django.db.models import Model
 from django.forms import ModelForm
 
 from billing import money
-from billing.models import Contract, Plan, PlanMeter, PlanVersion
+from billing.models import AddOn, Contract, Plan, PlanMeter, PlanVersion
 from billing.models.prices import SPECIAL_PRICES_HELP
 from gateway.models import Api
 
@@ -62,7 +62,9 @@ class ApisField(forms.MultipleChoiceField):
 
 
 class PricedForm(ModelForm[Priced]):
-    """A row with a base price and a currency."""
+    """A row with a price and a currency. minor: the field that keeps it, in minor units"""
+
+    minor: ClassVar[str] = "base_price_minor"
 
     base_price = forms.DecimalField(
         min_value=0,
@@ -74,8 +76,9 @@ class PricedForm(ModelForm[Priced]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         row: Any = self.instance
-        if row.base_price_minor is not None:
-            self.initial["base_price"] = money.to_major(row.base_price_minor, row.currency)
+        amount_minor = getattr(row, self.minor)
+        if amount_minor is not None:
+            self.initial["base_price"] = money.to_major(amount_minor, row.currency)
 
     def clean_currency(self) -> str:
         currency: str = self.cleaned_data["currency"].upper()
@@ -88,8 +91,9 @@ class PricedForm(ModelForm[Priced]):
         amount, currency = cleaned.get("base_price"), cleaned.get("currency")
         if amount is not None and currency:
             row: Any = self.instance
-            row.base_price_minor = money.to_minor(amount, currency)
-            if money.to_major(row.base_price_minor, currency) != amount:
+            amount_minor = money.to_minor(amount, currency)
+            setattr(row, self.minor, amount_minor)
+            if money.to_major(amount_minor, currency) != amount:
                 places = money.exponent(currency)
                 self.add_error("base_price", f"{currency} has {places} decimal places.")
         return cleaned
@@ -127,7 +131,47 @@ class VersionForm(PricedForm[PlanVersion]):
             "apis",
             "key_limit",
             "test_quota_per_day",
+            "trial_days",
+            "trial_credits",
+            "monthly_credits",
         )
+
+
+class AddOnForm(PricedForm[AddOn]):
+    minor = "price_minor"
+
+    scopes = LinesField(
+        help_text="Scopes of operations that it opens, one per line, such as history. "
+        "An operation’s scope is set on its API’s page."
+    )
+    features = LinesField(help_text="What else it promises, one line each.")
+
+    class Meta:
+        model = AddOn
+        fields = (
+            "name",
+            "slug",
+            "tagline",
+            "currency",
+            "interval",
+            "meter",
+            "included_units",
+            "rate_per_second",
+            "scopes",
+            "features",
+            "plans",
+            "position",
+        )
+        labels = {"meter": "Further units of", "included_units": "How many", "plans": "For plans"}
+        widgets = {"plans": forms.CheckboxSelectMultiple}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["base_price"].label = "Price"
+        self.fields["base_price"].help_text = "In major units: 40 or 39.90. Per interval."
+        if "plans" in self.fields:
+            paid: Any = self.fields["plans"]
+            paid.queryset = Plan.objects.filter(kind=Plan.Kind.PAID)
 
 
 class MeterTermsForm(ModelForm[PlanMeter]):

@@ -176,6 +176,7 @@ class PlanVersionAdmin(Desk[PlanVersion]):
             "apis",
             "key_limit",
             "test_quota_per_day",
+            ("trial_days", "trial_credits", "monthly_credits"),
         )
         return (*shown, "published_at") if obj else shown
 

@@ -27,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Plans and billing": (
         "billing.Plan",
         "billing.PlanVersion",
+        "billing.AddOn",
         "billing.Contract",
         "billing.CreditGrant",
         "billing.Subscription",
@@ -52,6 +53,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 # What they are called there, where the rows' own name says less.
 NAMES = {
     "auditlog.LogEntry": "Audit log",
+    "billing.AddOn": "Add-ons",
     "billing.BillingEvent": "Billing history",
     "gateway.CounterCorrection": "Corrected counters",
     "billing.Reconciliation": "Reconciliations with providers",

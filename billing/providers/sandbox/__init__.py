@@ -153,10 +153,16 @@ def _subscription(order: SandboxOrder) -> SubscriptionState:
         period_end=order.period_end,
         cancel_at_period_end=order.cancel_at_period_end,
         ended_at=order.ended_at,
+        trial_ends_at=order.period_end if _is_trial(order) else None,
         items=tuple(item["key"] for item in order.items),
         method=cards.method(order.card),
         payments=tuple(_payment(one) for one in order.payments.all()[:_PAYMENTS_TOLD]),
     )
+
+
+def _is_trial(order: SandboxOrder) -> bool:
+    """Not one that only waits for the moment of its first payment."""
+    return order.state == SandboxOrder.State.TRIALING and order.starts_at is None
 
 
 def _payment(payment: SandboxPayment) -> PaymentState:
