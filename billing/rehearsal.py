@@ -21,7 +21,17 @@ import structlog
 from django.conf import settings
 from django.db.models import Q
 
-from billing import checkout, contracts, inbox, invoices, shipping, subscriptions
+from billing import (
+    checkout,
+    contracts,
+    deadlines,
+    drift,
+    inbox,
+    invoices,
+    plan_changes,
+    shipping,
+    subscriptions,
+)
 from billing.models import ProviderEvent
 from billing.sandbox import deliveries, orders
 from billing.sandbox.models import SandboxJourney, SandboxOrder
@@ -169,16 +179,24 @@ def _unread(now: datetime) -> Iterable[int]:
 
 
 def _to_advance(now: datetime) -> Iterable[UUID]:
-    return subscriptions.due_to_advance(now) | contracts.due_to_advance(now)
+    return deadlines.due(now) | contracts.due_to_advance(now)
 
 
 def _advance(account_id: UUID, now: datetime) -> None:
-    subscriptions.advance(account_id, now)
+    deadlines.advance(account_id, now)
     contracts.advance(account_id, now)
 
 
 def _to_renew(now: datetime) -> Iterable[UUID]:
     return subscriptions.due_for_sync(now).values_list("pk", flat=True)
+
+
+def _to_tell(_: datetime) -> Iterable[UUID]:
+    return plan_changes.to_tell().values_list("pk", flat=True)
+
+
+def _to_compare(now: datetime) -> Iterable[UUID]:
+    return drift.due(now).values_list("pk", flat=True)
 
 
 def _to_close(_: datetime) -> Iterable[UUID]:
@@ -192,6 +210,8 @@ _WORK: tuple[Work, ...] = (
     ("checkouts to ask about", checkout.due_for_sync, checkout.sync),
     ("accounts whose time has come", _to_advance, _advance),
     ("subscriptions to ask about", _to_renew, subscriptions.sync),
+    ("changes to tell a provider of", _to_tell, plan_changes.tell),
     ("invoices to close", _to_close, invoices.close_due),
     ("providers to tell of usage", shipping.providers_due, shipping.send),
+    ("subscriptions to compare", _to_compare, drift.look),
 )
