@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0019_sandbox_journey'),
+        ('billing', '0020_charges_and_credit_notes'),
     ]
 
     operations = [
