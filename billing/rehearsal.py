@@ -23,6 +23,7 @@ from django.db.models import Q
 
 from billing import (
     checkout,
+    collecting,
     contracts,
     deadlines,
     drift,
@@ -195,6 +196,14 @@ def _to_tell(_: datetime) -> Iterable[UUID]:
     return plan_changes.to_tell().values_list("pk", flat=True)
 
 
+def _to_charge(now: datetime) -> Iterable[UUID]:
+    return collecting.due_charges(now).values_list("pk", flat=True)
+
+
+def _to_refund(now: datetime) -> Iterable[UUID]:
+    return collecting.due_refunds(now).values_list("pk", flat=True)
+
+
 def _to_compare(now: datetime) -> Iterable[UUID]:
     return drift.due(now).values_list("pk", flat=True)
 
@@ -212,6 +221,8 @@ _WORK: tuple[Work, ...] = (
     ("subscriptions to ask about", _to_renew, subscriptions.sync),
     ("changes to tell a provider of", _to_tell, plan_changes.tell),
     ("invoices to close", _to_close, invoices.close_due),
+    ("charges", _to_charge, collecting.send_charge),
+    ("refunds", _to_refund, collecting.send_refund),
     ("providers to tell of usage", shipping.providers_due, shipping.send),
     ("subscriptions to compare", _to_compare, drift.look),
 )
