@@ -155,6 +155,19 @@ def test_a_payment_is_disputed_decided_and_paid_back(desk, customer):
     assert "refund" not in buttons(shown)
 
 
+def test_a_pause_stops_the_calls_until_it_is_over(desk, customer):
+    order = SandboxOrder.objects.get()
+
+    press(desk, deed="pause", order=order.pk)
+    rehearsal.catch_up()
+    assert customer.subscriptions.get().state == "paused"
+
+    assert "pause" not in buttons(desk.get(PAGE))
+    press(desk, deed="unpause", order=order.pk)
+    rehearsal.catch_up()
+    assert customer.subscriptions.get().state == "active"
+
+
 def test_what_goes_wrong_is_set_and_kept(desk, movable):
     given = {"drop": 100, "repeat": 2, "delay_seconds": 0, "refused": 0, "unanswered": 5}
 
