@@ -26,7 +26,6 @@ from billing import (
     collecting,
     contracts,
     deadlines,
-    drift,
     inbox,
     invoices,
     plan_changes,
@@ -204,10 +203,6 @@ def _to_refund(now: datetime) -> Iterable[UUID]:
     return collecting.due_refunds(now).values_list("pk", flat=True)
 
 
-def _to_compare(now: datetime) -> Iterable[UUID]:
-    return drift.due(now).values_list("pk", flat=True)
-
-
 def _to_close(_: datetime) -> Iterable[UUID]:
     return invoices.due_to_close()
 
@@ -224,5 +219,4 @@ _WORK: tuple[Work, ...] = (
     ("charges", _to_charge, collecting.send_charge),
     ("refunds", _to_refund, collecting.send_refund),
     ("providers to tell of usage", shipping.providers_due, shipping.send),
-    ("subscriptions to compare", _to_compare, drift.look),
 )
