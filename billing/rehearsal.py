@@ -44,8 +44,9 @@ log = structlog.get_logger(__name__)
 LOCK = "billing.rehearsal"
 STRIDE = timedelta(days=1)
 LONGEST = timedelta(days=366)
-# A moment after a boundary all agree that it is over.
-PAST = timedelta(seconds=1)
+# A moment after a boundary all agree that it is over; those of the same minute are one stop.
+PAST = timedelta(minutes=1)
+SECOND = timedelta(seconds=1)
 # So often is all looked through again at a stop while it finds something to do.
 _MOST_PASSES = 20
 
@@ -73,7 +74,7 @@ def set_out(by: timedelta) -> datetime:
     """
     if not settings.CLOCK_CAN_MOVE:
         raise clock.CannotMove
-    if not PAST <= by <= LONGEST:
+    if not SECOND <= by <= LONGEST:
         raise ValueError("From one second to a year at a time.")
     now = clock.exactly()
     row, _ = SandboxJourney.objects.get_or_create(pk=1, defaults={"began_at": now, "until": now})
@@ -120,7 +121,7 @@ def _next_stop() -> timedelta | None:
     nearest = ends.order_by("period_end").values_list("period_end", flat=True).first()
     stops = [row.until, now + STRIDE, *([nearest + PAST] if nearest else [])]
     # The clock moves by whole seconds, never short of the stop.
-    return timedelta(seconds=-((now - min(stops)) // PAST))
+    return timedelta(seconds=-((now - min(stops)) // SECOND))
 
 
 # ------------------------------------------------------------------ what is due
