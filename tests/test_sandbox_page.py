@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing import rehearsal
+from billing.sandbox import orders
 from billing.sandbox.models import SandboxFaults, SandboxOrder
 from keys import clock
 from portal.models import Account, User
@@ -102,6 +103,9 @@ def test_the_way_is_shown_until_it_is_over(desk, customer):
 
     rehearsal.travel(60)
     assert desk.get(JOURNEY)["HX-Refresh"] == "true"
+
+    orders.cancel(SandboxOrder.objects.get().pk, True, clock.now())
+    assert "Catching up: deliveries to send 1" in text(desk.get(JOURNEY))
 
 
 def test_an_end_by_the_provider_reaches_the_customer(desk, customer, shop):

@@ -100,9 +100,10 @@ def page(request: HttpRequest) -> HttpResponse:
 def journey(request: HttpRequest) -> HttpResponse:
     """How far the clock has come, for the page to ask every second; at the end the whole page."""
     _admit(request)
-    if rehearsal.under_way() is None:
+    shown = _time()
+    if shown["journey"] is None and not shown["waiting"]:
         return HttpResponseClientRefresh()
-    return render(request, "admin/_journey.html", _time())
+    return render(request, "admin/_journey.html", shown)
 
 
 def _admit(request: HttpRequest) -> None:
