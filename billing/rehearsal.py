@@ -19,6 +19,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Q
 
 from billing import (
@@ -77,11 +78,13 @@ def set_out(by: timedelta) -> datetime:
     if not SECOND <= by <= LONGEST:
         raise ValueError("From one second to a year at a time.")
     now = clock.exactly()
-    row, _ = SandboxJourney.objects.get_or_create(pk=1, defaults={"began_at": now, "until": now})
-    if row.until <= now:
-        row.began_at = row.until = now
-    row.until += by
-    row.save(update_fields=["began_at", "until"])
+    SandboxJourney.objects.get_or_create(pk=1, defaults={"began_at": now, "until": now})
+    with transaction.atomic():
+        row = SandboxJourney.objects.select_for_update().get(pk=1)
+        if row.until <= now:
+            row.began_at = row.until = now
+        row.until += by
+        row.save(update_fields=["began_at", "until"])
     return row.until
 
 

@@ -94,6 +94,15 @@ def test_to_the_end_of_a_period_is_a_moment_after_it(desk, customer):
     assert ended < clock.now() < ended + timedelta(minutes=1)
 
 
+def test_who_asks_for_an_end_that_is_on_the_way_gets_no_further(desk, customer):
+    until = rehearsal.set_out(40 * DAY)
+
+    shown = press(desk, to_end="1", order=SandboxOrder.objects.get().pk)
+
+    assert "on the way past it already" in text(shown)
+    assert rehearsal.under_way().until == until
+
+
 def test_the_way_is_shown_until_it_is_over(desk, customer):
     rehearsal.set_out(10 * DAY)
 
