@@ -19,9 +19,20 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Q
 
-from billing import checkout, contracts, deadlines, inbox, invoices, shipping, subscriptions
+from billing import (
+    checkout,
+    collecting,
+    contracts,
+    deadlines,
+    inbox,
+    invoices,
+    plan_changes,
+    shipping,
+    subscriptions,
+)
 from billing.models import ProviderEvent
 from billing.sandbox import deliveries, orders
 from billing.sandbox.models import SandboxJourney, SandboxOrder
@@ -34,8 +45,9 @@ log = structlog.get_logger(__name__)
 LOCK = "billing.rehearsal"
 STRIDE = timedelta(days=1)
 LONGEST = timedelta(days=366)
-# A moment after a boundary all agree that it is over.
-PAST = timedelta(seconds=1)
+# A moment after a boundary all agree that it is over; those of the same minute are one stop.
+PAST = timedelta(minutes=1)
+SECOND = timedelta(seconds=1)
 # So often is all looked through again at a stop while it finds something to do.
 _MOST_PASSES = 20
 
@@ -63,14 +75,16 @@ def set_out(by: timedelta) -> datetime:
     """
     if not settings.CLOCK_CAN_MOVE:
         raise clock.CannotMove
-    if not PAST <= by <= LONGEST:
+    if not SECOND <= by <= LONGEST:
         raise ValueError("From one second to a year at a time.")
     now = clock.exactly()
-    row, _ = SandboxJourney.objects.get_or_create(pk=1, defaults={"began_at": now, "until": now})
-    if row.until <= now:
-        row.began_at = row.until = now
-    row.until += by
-    row.save(update_fields=["began_at", "until"])
+    SandboxJourney.objects.get_or_create(pk=1, defaults={"began_at": now, "until": now})
+    with transaction.atomic():
+        row = SandboxJourney.objects.select_for_update().get(pk=1)
+        if row.until <= now:
+            row.began_at = row.until = now
+        row.until += by
+        row.save(update_fields=["began_at", "until"])
     return row.until
 
 
@@ -110,7 +124,7 @@ def _next_stop() -> timedelta | None:
     nearest = ends.order_by("period_end").values_list("period_end", flat=True).first()
     stops = [row.until, now + STRIDE, *([nearest + PAST] if nearest else [])]
     # The clock moves by whole seconds, never short of the stop.
-    return timedelta(seconds=-((now - min(stops)) // PAST))
+    return timedelta(seconds=-((now - min(stops)) // SECOND))
 
 
 # ------------------------------------------------------------------ what is due
@@ -181,6 +195,18 @@ def _to_renew(now: datetime) -> Iterable[UUID]:
     return subscriptions.due_for_sync(now).values_list("pk", flat=True)
 
 
+def _to_tell(_: datetime) -> Iterable[UUID]:
+    return plan_changes.to_tell().values_list("pk", flat=True)
+
+
+def _to_charge(now: datetime) -> Iterable[UUID]:
+    return collecting.due_charges(now).values_list("pk", flat=True)
+
+
+def _to_refund(now: datetime) -> Iterable[UUID]:
+    return collecting.due_refunds(now).values_list("pk", flat=True)
+
+
 def _to_close(_: datetime) -> Iterable[UUID]:
     return invoices.due_to_close()
 
@@ -192,6 +218,9 @@ _WORK: tuple[Work, ...] = (
     ("checkouts to ask about", checkout.due_for_sync, checkout.sync),
     ("accounts whose time has come", _to_advance, _advance),
     ("subscriptions to ask about", _to_renew, subscriptions.sync),
+    ("changes to tell a provider of", _to_tell, plan_changes.tell),
     ("invoices to close", _to_close, invoices.close_due),
+    ("charges", _to_charge, collecting.send_charge),
+    ("refunds", _to_refund, collecting.send_refund),
     ("providers to tell of usage", shipping.providers_due, shipping.send),
 )

@@ -11,6 +11,7 @@ from billing import (
     collecting,
     contracts,
     deadlines,
+    drift,
     inbox,
     invoices,
     plan_changes,
@@ -179,6 +180,21 @@ def reconcile_providers() -> None:
 @shared_task(ignore_result=True)
 def reconcile_provider(provider: str) -> None:
     reconciliation.reconcile(provider, clock.now())
+
+
+@shared_task(ignore_result=True)
+def find_drift() -> None:
+    """Subscriptions that no provider has spoken of for a day, some at a time."""
+    for subscription_id in drift.due(clock.now()).values_list("pk", flat=True)[:_ROWS_AT_ONCE]:
+        look_for_drift.delay(str(subscription_id))
+
+
+@shared_task(ignore_result=True)
+def look_for_drift(subscription_id: str) -> None:
+    try:
+        drift.look(UUID(subscription_id), clock.now())
+    except ProviderUnavailable as error:
+        log.warning("subscription.unanswered", subscription=subscription_id, error=str(error))
 
 
 @shared_task(ignore_result=True)

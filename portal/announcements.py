@@ -15,11 +15,11 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.cache import cache
-from django.db.models import Model
+from django.db.models import Model, Q
 from django.urls import reverse
 
 from billing import money
-from billing.models import BillingEvent, EnterpriseRequest, Reconciliation
+from billing.models import BillingEvent, Drift, EnterpriseRequest, Reconciliation
 from gateway.alone import alone
 from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
@@ -106,6 +106,13 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
         )
     for found in Reconciliation.objects.filter(announced_at=None).order_by("at")[:BATCH]:
         yield Announcement(found, "announced_at", found.at, partial(_reconciliation, found))
+    settled = Q(repaired_at__isnull=False) | ~Q(error="")
+    for drift in (
+        Drift.objects.filter(settled, announced_at=None)
+        .select_related("subscription__account")
+        .order_by("seen_at")[:BATCH]
+    ):
+        yield Announcement(drift, "announced_at", drift.looked_at, partial(_drift, drift))
 
 
 def _address_code(request: AddressCode, now: datetime) -> mails.Mail:
@@ -163,6 +170,18 @@ def _enterprise_request(wish: EnterpriseRequest) -> mails.Mail | None:
     if not settings.STAFF_EMAIL:
         return None
     return mails.compose("staff/enterprise_request", [settings.STAFF_EMAIL], {"wish": wish})
+
+
+def _drift(found: Drift) -> mails.Mail | None:
+    if not settings.STAFF_EMAIL:
+        return None
+    subscription = found.subscription
+    context = {
+        "found": found,
+        "account": subscription.account.name,
+        "provider": subscription.provider.title(),
+    }
+    return mails.compose("staff/drift", [settings.STAFF_EMAIL], context)
 
 
 def _reconciliation(found: Reconciliation) -> mails.Mail | None:

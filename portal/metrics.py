@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from billing import shipping
-from billing.models import ProviderEvent, Shipment
+from billing.models import Drift, ProviderEvent, Shipment
 from gateway import chain, counters, ledger
 from gateway.models import CounterCorrection, LedgerClock, QuarantinedEntry, RefusalRollup
 from keys import clock, records
@@ -156,7 +156,17 @@ def inbox(_now: datetime) -> Iterable[Metric]:
     )
     for state, count in states.items():
         events.add_metric([state], count)
-    return (events,)
+    repaired = CounterMetricFamily(
+        "keystile_drift_repaired",
+        "Subscriptions that differed from their provider's and were repaired.",
+        value=Drift.objects.filter(repaired_at__isnull=False).count(),
+    )
+    stuck = GaugeMetricFamily(
+        "keystile_drift_stuck",
+        "Subscriptions that can't be made what their provider says.",
+        value=Drift.objects.filter(repaired_at=None).exclude(error="").count(),
+    )
+    return events, repaired, stuck
 
 
 def shipments(_now: datetime) -> Iterable[Metric]:

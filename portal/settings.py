@@ -378,6 +378,11 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "schedule": 300,
         "options": {"expires": 300},
     },
+    "find drift": {
+        "task": "billing.tasks.find_drift",
+        "schedule": 300,
+        "options": {"expires": 300},
+    },
     "announce": {"task": "portal.tasks.announce", "schedule": 3, "options": {"expires": 3}},
 }
 if PAYMENT_PROVIDER == "sandbox":

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from gateway import partitions
 from gateway.models import UsageEvent
+from keys import clock
 from keys.models import ApiKey
 from portal.models import User
 from portal.staff import ledger
@@ -137,3 +138,18 @@ def test_a_search_that_would_take_too_long_is_given_up(desk):
         ledger.read_page(slow, timedelta(milliseconds=20))
 
     assert len(ledger.read_page(UsageEvent.objects.all())) == 1
+
+
+def test_calls_of_a_moved_clock_are_found_by_the_day_that_it_was(desk, settings):
+    settings.CLOCK_CAN_MOVE = True
+    clock.forget()
+    clock.move(timedelta(days=20))
+    event = called(make_account().pk, NOON)
+    UsageEvent.objects.filter(pk=(event.id, event.admitted_at)).update(
+        admitted_at=NOON + timedelta(days=2)
+    )
+
+    found = desk.get(f"{PAGE}?first_day=2026-11-22&last_day=2026-11-22")
+    clock.forget()
+
+    assert shown(found) == [event.id]

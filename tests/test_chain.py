@@ -237,6 +237,17 @@ def test_closing_goes_on_where_it_was_stopped():
     assert faults() == []
 
 
+def test_a_year_of_empty_hours_takes_as_many_steps_as_there_are_full_ones(
+    django_assert_max_num_queries,
+):
+    three_hours()
+
+    with django_assert_max_num_queries(60):
+        chain.close_hours(NINE + timedelta(days=365))
+
+    assert chain.closed_until() == chain.floor(NINE + timedelta(days=365))
+
+
 def test_a_ledger_without_entries_is_closed_too():
     assert chain.close_hours(NINE) == 0
     assert chain.closed_until() == NINE

@@ -1,10 +1,12 @@
 """The demo's mailbox: every mail, shown safely, and only in the demo."""
 
 import os
+from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
+from keys import clock
 from portal import announcements, mails
 from portal.mails import Mail
 from tests.factories import make_user
@@ -42,6 +44,18 @@ def test_mails_are_listed_newest_first(client, folder):
     shown = Page(response.content.decode())
     assert [element.text for element in shown.all("strong")] == ["Dritte Ü", "Second", "First"]
     assert faults(response.content.decode()) == []
+
+
+def test_a_mail_is_as_old_as_the_demos_clock_says(client, folder, settings):
+    settings.CLOCK_CAN_MOVE = True
+    clock.forget()
+    clock.move(timedelta(days=40))
+
+    post("Renewed")
+    clock.forget()
+
+    (file,) = folder.iterdir()
+    assert file.stat().st_mtime > (timezone.now() + timedelta(days=39)).timestamp()
 
 
 def test_a_link_in_a_mail_is_clickable_and_the_rest_is_text(client, folder):

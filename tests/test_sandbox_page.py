@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing import rehearsal
+from billing.sandbox import orders
 from billing.sandbox.models import SandboxFaults, SandboxOrder
 from keys import clock
 from portal.models import Account, User
@@ -93,6 +94,15 @@ def test_to_the_end_of_a_period_is_a_moment_after_it(desk, customer):
     assert ended < clock.now() < ended + timedelta(minutes=1)
 
 
+def test_who_asks_for_an_end_that_is_on_the_way_gets_no_further(desk, customer):
+    until = rehearsal.set_out(40 * DAY)
+
+    shown = press(desk, to_end="1", order=SandboxOrder.objects.get().pk)
+
+    assert "on the way past it already" in text(shown)
+    assert rehearsal.under_way().until == until
+
+
 def test_the_way_is_shown_until_it_is_over(desk, customer):
     rehearsal.set_out(10 * DAY)
 
@@ -102,6 +112,9 @@ def test_the_way_is_shown_until_it_is_over(desk, customer):
 
     rehearsal.travel(60)
     assert desk.get(JOURNEY)["HX-Refresh"] == "true"
+
+    orders.cancel(SandboxOrder.objects.get().pk, True, clock.now())
+    assert "Catching up: deliveries to send 1" in text(desk.get(JOURNEY))
 
 
 def test_an_end_by_the_provider_reaches_the_customer(desk, customer, shop):
@@ -153,6 +166,19 @@ def test_a_payment_is_disputed_decided_and_paid_back(desk, customer):
     shown = press(desk, deed="refund", order=order.pk)
     assert sum(order.payments.get().refunds.values()) == 5000
     assert "refund" not in buttons(shown)
+
+
+def test_a_pause_stops_the_calls_until_it_is_over(desk, customer):
+    order = SandboxOrder.objects.get()
+
+    press(desk, deed="pause", order=order.pk)
+    rehearsal.catch_up()
+    assert customer.subscriptions.get().state == "paused"
+
+    assert "pause" not in buttons(desk.get(PAGE))
+    press(desk, deed="unpause", order=order.pk)
+    rehearsal.catch_up()
+    assert customer.subscriptions.get().state == "active"
 
 
 def test_what_goes_wrong_is_set_and_kept(desk, movable):

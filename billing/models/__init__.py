@@ -3,6 +3,7 @@
 from billing.models.add_ons import AddOn, SubscriptionAddOn
 from billing.models.allowances import CreditGrant, SpendCap
 from billing.models.credits import AutoTopUp, CreditPack, TopUp
+from billing.models.drift import Drift
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine
 from billing.models.money import BuyerDetails, Charge, Payment, Refund
 from billing.models.price_changes import PriceChange, PriceMove
@@ -34,6 +35,7 @@ __all__ = [
     "Contract",
     "CreditGrant",
     "CreditPack",
+    "Drift",
     "EnterpriseRequest",
     "Invoice",
     "InvoiceCounter",

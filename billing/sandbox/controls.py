@@ -14,7 +14,7 @@ from typing import Literal
 from django.db import transaction
 from django.db.models import QuerySet
 
-from billing.sandbox import orders, payments
+from billing.sandbox import changes, orders, payments
 from billing.sandbox.models import SandboxOrder, SandboxPayment
 
 State = SandboxOrder.State
@@ -135,6 +135,18 @@ DEEDS = (
         lambda order: _disputed(order) is not None,
         lambda order, now: _decide(order, "lost", now),
         grave=True,
+    ),
+    Deed(
+        "pause",
+        "Pause",
+        lambda order: _alive(order) and order.state != State.PAUSED,
+        lambda order, now: changes.pause(order.pk, now),
+    ),
+    Deed(
+        "unpause",
+        "Go on after the pause",
+        lambda order: order.state == State.PAUSED,
+        lambda order, now: changes.unpause(order.pk, now),
     ),
     Deed(
         "end",

@@ -100,9 +100,10 @@ def page(request: HttpRequest) -> HttpResponse:
 def journey(request: HttpRequest) -> HttpResponse:
     """How far the clock has come, for the page to ask every second; at the end the whole page."""
     _admit(request)
-    if rehearsal.under_way() is None:
+    shown = _time()
+    if shown["journey"] is None and not shown["waiting"]:
         return HttpResponseClientRefresh()
-    return render(request, "admin/_journey.html", _time())
+    return render(request, "admin/_journey.html", shown)
 
 
 def _admit(request: HttpRequest) -> None:
@@ -125,8 +126,14 @@ def _act(request: HttpRequest) -> None:
         if order is None or order.period_end is None:
             messages.warning(request, "This subscription has no period that ends.")
         else:
+            under_way = rehearsal.under_way()
+            begins = under_way.until if under_way else clock.now()
             # A moment after it, when all agree that it is over.
-            _set_out(request, order.period_end - clock.now() + timedelta(seconds=2))
+            by = order.period_end + timedelta(seconds=2) - begins
+            if by > timedelta():
+                _set_out(request, by)
+            else:
+                messages.warning(request, "The clock is on the way past it already.")
         return
     deed = controls.act(order_id, given.get("deed", ""), clock.now())
     if deed is None:
@@ -138,7 +145,7 @@ def _act(request: HttpRequest) -> None:
 
 def _set_out(request: HttpRequest, by: timedelta) -> None:
     try:
-        until = rehearsal.set_out(max(by, timedelta(seconds=1)))
+        until = rehearsal.set_out(by)
     except clock.CannotMove:
         messages.error(request, "The clock can’t be moved here: CLOCK_CAN_MOVE is off.")
     except ValueError:

@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, URLResolver, path, reverse
 
-from billing.models import EnterpriseRequest, ProviderEvent, Reconciliation, Shipment
+from billing.models import Drift, EnterpriseRequest, ProviderEvent, Reconciliation, Shipment
 from gateway.models import QuarantinedEntry
 from keys import issuance
 from keys.models import ApiKey
@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "billing.BillingEvent",
         "billing.Shipment",
         "billing.Reconciliation",
+        "billing.Drift",
         "billing.SandboxMeterEvent",
     ),
     "APIs and usage": (
@@ -55,6 +56,7 @@ NAMES = {
     "auditlog.LogEntry": "Audit log",
     "billing.AddOn": "Add-ons",
     "billing.BillingEvent": "Billing history",
+    "billing.Drift": "Drift from providers",
     "gateway.CounterCorrection": "Corrected counters",
     "billing.Reconciliation": "Reconciliations with providers",
     "billing.SandboxMeterEvent": "Sandbox’s meter",
@@ -194,6 +196,13 @@ def waiting(request: HttpRequest) -> list[dict[str, Any]]:
             "provider counts other than the ledger",
             "providers count other than the ledger",
             reverse("admin:billing_reconciliation_changelist"),
+        ),
+        (
+            "billing.view_drift",
+            Drift.objects.filter(repaired_at=None).exclude(error="").count(),
+            "subscription that can’t be made what its provider says",
+            "subscriptions that can’t be made what their provider says",
+            reverse("admin:billing_drift_changelist"),
         ),
         (
             "gateway.view_usagerollup",
