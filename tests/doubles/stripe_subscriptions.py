@@ -120,8 +120,7 @@ class StripeSubscriptions(StripeInvoices):
         held = self._changeable(given["subscription"])
         details = given["subscription_details"]
         self.demand(details.get("proration_behavior") == "always_invoice", "proration_behavior")
-        at = int(details["proration_date"])
-        subtotal = self._prorated(held, self._items_after(held, details["items"]), at)
+        subtotal = self._prorated(held, self._items_after(held, details["items"]))
         total = subtotal + sum(tax["amount"] for tax in self._taxes_of(held, subtotal))
         balance = self.objects[held["customer"]]["_balance"]
         return {
@@ -246,7 +245,7 @@ class StripeSubscriptions(StripeInvoices):
         """Nothing of it holds where it is to be paid at once and isn't."""
         before = deepcopy(held)
         items = self._items_after(held, given["items"])
-        subtotal = self._prorated(held, items, self.seconds())
+        subtotal = self._prorated(held, items)
         anew = _interval(items) != _interval(held["_items"])
         held["_items"] = items
         if anew:
@@ -292,11 +291,11 @@ class StripeSubscriptions(StripeInvoices):
         )
         return found
 
-    def _prorated(self, held: dict[str, Any], items: list[dict[str, Any]], at: int) -> int:
+    def _prorated(self, held: dict[str, Any], items: list[dict[str, Any]]) -> int:
         """What is due at once: the rest of the period at the new prices, less at the old ones."""
         if held["status"] == "trialing":
             return 0
-        left = Fraction(max(0, held["_end"] - at), held["_end"] - held["_start"])
+        left = Fraction(max(0, held["_end"] - self.seconds()), held["_end"] - held["_start"])
         old = {item["id"]: item["price"] for item in held["_items"]}
         new = {item["id"]: item["price"] for item in items}
         due = 0

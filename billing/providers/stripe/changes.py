@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,10 +23,9 @@ def preview(subscription_id: str, change: Change) -> Preview:
         return Preview(0, change.currency)
     with asking() as client:
         held = _alive(client, subscription_id)
-        at = int(time.time())
-        due = _due_now(client, held, _prices(client, change), at)
+        due = _due_now(client, held, _prices(client, change))
         if plans.is_planned(held):
-            due -= _due_now(client, held, plans.paid_for(held), at)
+            due -= _due_now(client, held, plans.paid_for(held))
     return Preview(amounts.ours(due, change.currency), change.currency)
 
 
@@ -76,9 +74,7 @@ def _prices(client: stripe.StripeClient, change: Change) -> dict[str, str]:
     return {item.key: found[item.key] for item in change.items}
 
 
-def _due_now(
-    client: stripe.StripeClient, held: dict[str, Any], wanted: Mapping[str, str], at: int
-) -> int:
+def _due_now(client: stripe.StripeClient, held: dict[str, Any], wanted: Mapping[str, str]) -> int:
     items = plans.item_changes(held, wanted)
     if not items:
         return 0
@@ -88,7 +84,6 @@ def _due_now(
             "subscription_details": {
                 "items": plans.previewed(items),
                 "proration_behavior": "always_invoice",
-                "proration_date": at,
             },
         }
     )
