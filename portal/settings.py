@@ -234,8 +234,12 @@ if PAYMENT_PROVIDER == "stripe":
             "PAYMENT_PROVIDER=stripe needs STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET "
             "(docs/payments.md)."
         )
-    # Browsers ask it of the redirect that answers the Buy button, too.
-    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(STRIPE_CHECKOUT_ORIGIN)
+if STRIPE_SECRET_KEY:
+    # Browsers ask it of the redirect that answers a button, too: to a checkout, to the portal.
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += [
+        STRIPE_CHECKOUT_ORIGIN,
+        "https://billing.stripe.com",
+    ]
 DODO_PAYMENTS_API_KEY = env.str("DODO_PAYMENTS_API_KEY", default="")
 DODO_PAYMENTS_WEBHOOK_KEY = env.str("DODO_PAYMENTS_WEBHOOK_KEY", default="")
 # Real money moves only where somebody says so.
