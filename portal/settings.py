@@ -228,12 +228,11 @@ if STRIPE_TAX == "managed" and not STRIPE_TAX_CODE:
     raise ImproperlyConfigured(
         "STRIPE_TAX=managed needs STRIPE_TAX_CODE, for example txcd_10103001."
     )
-if PAYMENT_PROVIDER == "stripe":
-    if not (STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET.strip(", ")):
-        raise ImproperlyConfigured(
-            "PAYMENT_PROVIDER=stripe needs STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET "
-            "(docs/payments.md)."
-        )
+if PAYMENT_PROVIDER == "stripe" and not (STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET.strip(", ")):
+    raise ImproperlyConfigured(
+        "PAYMENT_PROVIDER=stripe needs STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET "
+        "(docs/payments.md)."
+    )
 if STRIPE_SECRET_KEY:
     # Browsers ask it of the redirect that answers a button, too: to a checkout, to the portal.
     CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += [

@@ -120,7 +120,7 @@ class StripeSubscriptions(StripeInvoices):
         held = self._changeable(given["subscription"])
         details = given["subscription_details"]
         self.demand(details.get("proration_behavior") == "always_invoice", "proration_behavior")
-        subtotal = self._prorated(held, self._items_after(held, details["items"]))
+        subtotal = self._prorated(held, self._items_after(held, details["items"]), details)
         total = subtotal + sum(tax["amount"] for tax in self._taxes_of(held, subtotal))
         balance = self.objects[held["customer"]]["_balance"]
         return {
@@ -245,7 +245,7 @@ class StripeSubscriptions(StripeInvoices):
         """Nothing of it holds where it is to be paid at once and isn't."""
         before = deepcopy(held)
         items = self._items_after(held, given["items"])
-        subtotal = self._prorated(held, items)
+        subtotal = self._prorated(held, items, given)
         anew = _interval(items) != _interval(held["_items"])
         held["_items"] = items
         if anew:
@@ -291,11 +291,15 @@ class StripeSubscriptions(StripeInvoices):
         )
         return found
 
-    def _prorated(self, held: dict[str, Any], items: list[dict[str, Any]]) -> int:
+    def _prorated(
+        self, held: dict[str, Any], items: list[dict[str, Any]], given: dict[str, Any]
+    ) -> int:
         """What is due at once: the rest of the period at the new prices, less at the old ones."""
         if held["status"] == "trialing":
             return 0
-        left = Fraction(max(0, held["_end"] - self.seconds()), held["_end"] - held["_start"])
+        at = int(given.get("proration_date", self.seconds()))
+        self.demand(held["_start"] <= at <= held["_end"], "proration_date")
+        left = Fraction(max(0, held["_end"] - at), held["_end"] - held["_start"])
         old = {item["id"]: item["price"] for item in held["_items"]}
         new = {item["id"]: item["price"] for item in items}
         due = 0

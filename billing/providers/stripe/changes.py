@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import stripe
+from stripe.params import InvoiceCreatePreviewParamsSubscriptionDetails, SubscriptionUpdateParams
 
 from billing.providers import Change, Changed, Declined, Offer, Preview
 from billing.providers.stripe import amounts, plans, prices, subscriptions
@@ -23,9 +24,9 @@ def preview(subscription_id: str, change: Change) -> Preview:
         return Preview(0, change.currency)
     with asking() as client:
         held = _alive(client, subscription_id)
-        due = _due_now(client, held, _prices(client, change))
+        due = _due_now(client, held, _prices(client, change), change)
         if plans.is_planned(held):
-            due -= _due_now(client, held, plans.paid_for(held))
+            due -= _due_now(client, held, plans.paid_for(held), change)
     return Preview(amounts.ours(due, change.currency), change.currency)
 
 
@@ -74,18 +75,20 @@ def _prices(client: stripe.StripeClient, change: Change) -> dict[str, str]:
     return {item.key: found[item.key] for item in change.items}
 
 
-def _due_now(client: stripe.StripeClient, held: dict[str, Any], wanted: Mapping[str, str]) -> int:
+def _due_now(
+    client: stripe.StripeClient, held: dict[str, Any], wanted: Mapping[str, str], change: Change
+) -> int:
     items = plans.item_changes(held, wanted)
     if not items:
         return 0
+    details: InvoiceCreatePreviewParamsSubscriptionDetails = {
+        "items": plans.previewed(items),
+        "proration_behavior": "always_invoice",
+    }
+    if change.as_of is not None:
+        details["proration_date"] = int(change.as_of.timestamp())
     invoice = client.v1.invoices.create_preview(
-        {
-            "subscription": held["id"],
-            "subscription_details": {
-                "items": plans.previewed(items),
-                "proration_behavior": "always_invoice",
-            },
-        }
+        {"subscription": held["id"], "subscription_details": details}
     )
     # What is given back is kept as the customer's balance: nothing is due then.
     return invoice.amount_due if invoice.total > 0 else invoice.total
@@ -94,18 +97,17 @@ def _due_now(client: stripe.StripeClient, held: dict[str, Any], wanted: Mapping[
 def _change_now(
     client: stripe.StripeClient, held: dict[str, Any], wanted: Mapping[str, str], change: Change
 ) -> Changed:
+    params: SubscriptionUpdateParams = {
+        "items": plans.item_changes(held, wanted),
+        "metadata": plans.no_note(),
+        "proration_behavior": "always_invoice",
+        "payment_behavior": "error_if_incomplete",
+        "off_session": True,
+    }
+    if change.as_of is not None:
+        params["proration_date"] = int(change.as_of.timestamp())
     try:
-        client.v1.subscriptions.update(
-            held["id"],
-            {
-                "items": plans.item_changes(held, wanted),
-                "metadata": plans.no_note(),
-                "proration_behavior": "always_invoice",
-                "payment_behavior": "error_if_incomplete",
-                "off_session": True,
-            },
-            {"idempotency_key": _key(change)},
-        )
+        client.v1.subscriptions.update(held["id"], params, {"idempotency_key": _key(change)})
     except stripe.CardError as error:
         return Changed("unpaid", error.user_message or "The payment failed.")
     except stripe.InvalidRequestError as error:
