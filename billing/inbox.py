@@ -157,10 +157,11 @@ def _subject(event: ProviderEvent) -> Subscription | Checkout | None:
     try:
         reference = UUID(subject.reference)
     except ValueError:
-        payment = Q(payments__provider_payment_id=subject.payment_id or None)
-        customer = Q(provider_customer_id=subject.customer_id or None)
+        about = Q(provider_customer_id=subject.customer_id or None)
+        if subject.payment_id:
+            about |= Q(payments__provider_payment_id=subject.payment_id)
         # The newest: a customer may have had others before.
-        return bought.filter(payment | customer).order_by("-started_at").first()
+        return bought.filter(about).order_by("-started_at").first()
     charged = Charge.objects.filter(pk=reference, provider=event.provider).first()
     if charged is not None:
         return charged.subscription

@@ -4,7 +4,7 @@ import requests
 from django.utils import timezone
 
 from billing import charges, collecting, plan_changes, refunds, subscriptions
-from billing.models import Charge, Payment
+from billing.models import Charge, Payment, ProviderEvent
 from billing.providers import ChargeLine
 from tests.factories import make_account
 from tests.stripe_shop import kinds
@@ -129,6 +129,33 @@ def test_a_dispute_that_stripe_tells_of_is_followed_to_its_end(stripe_shop):
     payment.refresh_from_db()
     assert (during, payment.dispute) == ("open", "lost")
     assert kinds(account)[-2:] == ["disputed", "dispute_lost"]
+
+
+def test_a_dispute_of_a_payment_that_is_not_ours_is_ignored(stripe_shop):
+    account = make_account()
+    bought(stripe_shop, account)
+    elsewhere = account.payments.get().provider_payment_id
+    account.payments.all().delete()
+    stripe_shop.stripe.requests.clear()
+
+    control(stripe_shop, "dispute", payment=elsewhere)
+    stripe_shop.settle()
+
+    assert ProviderEvent.objects.get(type="charge.dispute.created").ignored
+    assert [one.path for one in stripe_shop.stripe.requests] == ["/control/dispute"]
+
+
+def test_what_is_told_of_a_customer_leads_to_its_subscription(stripe_shop):
+    account = make_account()
+    customer = bought(stripe_shop, account).provider_customer_id
+    stripe_shop.stripe.use_card(customer, "success")
+
+    statuses = stripe_shop.deliver()
+    stripe_shop.process()
+
+    assert set(statuses) == {200}
+    about = ProviderEvent.objects.filter(type__in=["customer.updated", "payment_method.attached"])
+    assert list(about.values_list("ignored", flat=True)) == [False, False]
 
 
 def test_another_card_is_heard_of(stripe_shop):
