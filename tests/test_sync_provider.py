@@ -57,3 +57,11 @@ def test_a_provider_that_is_away_or_unknown_is_said_in_one_line(world):
         sync("--yes")
     with pytest.raises(CommandError, match="none of"):
         call_command("sync_provider", "paddle")
+
+
+def test_the_sandbox_lacks_nothing(world):
+    out = io.StringIO()
+
+    call_command("sync_provider", stdout=out)
+
+    assert out.getvalue() == "Nothing is missing at sandbox.\n"
