@@ -5,7 +5,7 @@ from django.utils import timezone
 
 from billing import charges, collecting, plan_changes, refunds, subscriptions
 from billing.models import Charge, Payment, ProviderEvent
-from billing.providers import ChargeLine
+from billing.providers import ChargeLine, stripe
 from tests.factories import make_account
 from tests.stripe_shop import kinds
 
@@ -168,3 +168,23 @@ def test_another_card_is_heard_of(stripe_shop):
     stripe_shop.settle()
 
     assert kinds(account)[-1] == "method_updated"
+
+
+def test_stripes_portal_takes_another_card_and_pays_what_is_open(stripe_shop):
+    account = make_account()
+    subscription = bought(stripe_shop, account)
+    name, customer = subscription.provider_subscription_id, subscription.provider_customer_id
+    stripe_shop.stripe.use_card(customer, "decline_later")
+    control(stripe_shop, "renew", subscription=name)
+    stripe_shop.settle()
+    subscription.refresh_from_db()
+    failing = subscription.state
+    portal = stripe.portal(customer, f"{stripe_shop.site}/dashboard/billing/")
+
+    answer = requests.post(portal, data={"card": "success"}, allow_redirects=False, timeout=10)
+    stripe_shop.settle()
+
+    subscription.refresh_from_db()
+    assert answer.headers["Location"] == f"{stripe_shop.site}/dashboard/billing/"
+    assert (failing, subscription.state) == ("past_due", "active")
+    assert {"payment_failed", "payment_recovered", "method_updated"} <= set(kinds(account))

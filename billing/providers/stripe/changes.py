@@ -46,7 +46,10 @@ def change(subscription_id: str, change: Change) -> Changed:
             return Changed("done")
         if change.at == "period_end":
             if plans.interval(held) != change.interval:
-                raise Declined("Stripe begins another interval at once: end this one first.")
+                raise Declined(
+                    "Stripe can't put another billing interval off. End the plan with its period, "
+                    "and buy the other one then."
+                )
             if wanted.keys() != plans.charged_next(held).keys():
                 _put_off(client, held, wanted, paid, change)
             return Changed("done")
