@@ -150,16 +150,18 @@ def _subject(event: ProviderEvent) -> Subscription | Checkout | None:
     subject = providers.get(event.provider).subject(event.type, event.payload)
     if subject is None:
         return None
-    known = Subscription.objects.filter(
-        provider=event.provider,
-        provider_subscription_id=subject.subscription_id or None,
-    ).first()
+    bought = Subscription.objects.filter(provider=event.provider)
+    known = bought.filter(provider_subscription_id=subject.subscription_id or None).first()
     if known is not None:
         return known
     try:
         reference = UUID(subject.reference)
     except ValueError:
-        return None
+        about = Q(provider_customer_id=subject.customer_id or None)
+        if subject.payment_id:
+            about |= Q(payments__provider_payment_id=subject.payment_id)
+        # The newest: a customer may have had others before.
+        return bought.filter(about).order_by("-started_at").first()
     charged = Charge.objects.filter(pk=reference, provider=event.provider).first()
     if charged is not None:
         return charged.subscription

@@ -228,14 +228,17 @@ if STRIPE_TAX == "managed" and not STRIPE_TAX_CODE:
     raise ImproperlyConfigured(
         "STRIPE_TAX=managed needs STRIPE_TAX_CODE, for example txcd_10103001."
     )
-if PAYMENT_PROVIDER == "stripe":
-    if not (STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET.strip(", ")):
-        raise ImproperlyConfigured(
-            "PAYMENT_PROVIDER=stripe needs STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET "
-            "(docs/payments.md)."
-        )
-    # Browsers ask it of the redirect that answers the Buy button, too.
-    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(STRIPE_CHECKOUT_ORIGIN)
+if PAYMENT_PROVIDER == "stripe" and not (STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET.strip(", ")):
+    raise ImproperlyConfigured(
+        "PAYMENT_PROVIDER=stripe needs STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET "
+        "(docs/payments.md)."
+    )
+if STRIPE_SECRET_KEY:
+    # Browsers ask it of the redirect that answers a button, too: to a checkout, to the portal.
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += [
+        STRIPE_CHECKOUT_ORIGIN,
+        "https://billing.stripe.com",
+    ]
 DODO_PAYMENTS_API_KEY = env.str("DODO_PAYMENTS_API_KEY", default="")
 DODO_PAYMENTS_WEBHOOK_KEY = env.str("DODO_PAYMENTS_WEBHOOK_KEY", default="")
 # Real money moves only where somebody says so.

@@ -28,7 +28,7 @@ def order(**fields):
 def price(shop):
     """What the first session asked for."""
     session = next(o for o in shop.stripe.objects.values() if o["object"] == "checkout.session")
-    return session["_line_item"]["price_data"]
+    return session["_line_items"][0]["price_data"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,34 @@ def test_without_a_key_nothing_is_asked(stripe_shop, settings):
         ("invoice.paid", {"subscription": "sub_1"}, Subject("", "sub_1")),
         ("invoice.paid", {"parent": None, "subscription": None}, None),
         ("invoice.paid", {"parent": ["x"], "subscription": 7}, None),
-        ("customer.updated", {"id": "cus_1"}, None),
+        ("customer.updated", {"id": "cus_1"}, Subject("", "", "", "cus_1")),
+        (
+            "payment_method.attached",
+            {"id": "pm_1", "customer": "cus_1"},
+            Subject("", "", "", "cus_1"),
+        ),
+        ("payment_method.detached", {"id": "pm_1", "customer": None}, None),
+        (
+            "invoice.paid",
+            {"customer": "cus_1", "metadata": {"keystile_charge": "r"}, "parent": None},
+            Subject("r", "", "", "cus_1"),
+        ),
+        (
+            "payment_intent.succeeded",
+            {"id": "pi_1", "customer": "cus_1", "metadata": {"keystile_sale": "r"}},
+            Subject("r", "", "pi_1", "cus_1"),
+        ),
+        (
+            "charge.refunded",
+            {"id": "ch_1", "payment_intent": "pi_1", "customer": {"id": "cus_1"}},
+            Subject("", "", "pi_1", "cus_1"),
+        ),
+        (
+            "charge.dispute.created",
+            {"id": "du_1", "charge": "ch_1", "payment_intent": "pi_1"},
+            Subject("", "", "pi_1"),
+        ),
+        ("refund.updated", {"id": "re_1", "payment_intent": None}, None),
         ("radar.new_thing", {"id": "sub_1"}, None),
     ],
 )

@@ -50,11 +50,14 @@ def test_a_purchase_issues_one_key(stripe_shop, older):
     subscription = account.subscriptions.get()
     assert subscription.period_end - subscription.period_start == 30 * DAY
     session = stripe_shop.stripe.objects[row.provider_session_id]
-    assert session["_line_item"]["price_data"] == {
+    assert session["_line_items"][0]["price_data"] == {
         "currency": "usd",
         "unit_amount": "5000",
         "recurring": {"interval": "month"},
-        "product_data": {"name": "Basic plan"},
+        "product_data": {
+            "name": "Basic plan",
+            "metadata": {"keystile_item": f"version:{subscription.version_id}"},
+        },
     }
 
 
@@ -242,13 +245,14 @@ def test_a_second_purchase_is_cancelled_and_refunded_and_the_first_untouched(str
 
 @pytest.mark.parametrize("fault", [500, "drop", "lost answer", "500 after"])
 def test_a_session_is_asked_for_again_and_opened_once(stripe_shop, fault):
-    stripe_shop.stripe.faults.append(fault)
+    looking_up_the_price = ""
+    stripe_shop.stripe.faults.extend([looking_up_the_price, fault])
 
     row = stripe_shop.start(make_account())
 
     sessions = [o for o in stripe_shop.stripe.objects.values() if o["object"] == "checkout.session"]
     assert [session["id"] for session in sessions] == [row.provider_session_id]
-    assert len(stripe_shop.stripe.requests) == 2
+    assert len(stripe_shop.stripe.requests) == 3
 
 
 @pytest.mark.parametrize("faults", [[429], [400], ["garbage"], [500, 500], ["drop", "drop"]])

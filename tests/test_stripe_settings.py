@@ -28,11 +28,12 @@ def start(**variables):
     )
 
 
-def test_with_key_and_secret_the_buy_button_may_lead_to_stripe():
+def test_with_key_and_secret_the_buttons_may_lead_to_stripe():
     started = start(**SECRETS)
 
     assert started.stdout.split()[0] == "stripe", started.stderr
     assert "https://checkout.stripe.com" in started.stdout
+    assert "https://billing.stripe.com" in started.stdout
 
 
 @pytest.mark.parametrize(

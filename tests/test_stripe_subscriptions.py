@@ -144,7 +144,7 @@ def test_a_whole_lifes_deliveries_shuffled_repeated_and_eight_at_once_end_in_the
     [
         ("trialing", "paid", "trialing"),
         ("unpaid", "open", "past_due"),
-        ("paused", "paid", "past_due"),
+        ("paused", "paid", "paused"),
         ("incomplete", "paid", "active"),
         ("hibernating", "paid", "active"),
         ("hibernating", "open", "past_due"),

@@ -245,13 +245,15 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a delivery is about, as far as it says.
+    """What a delivery is about, as far as it says; the provider's own ids but for the first.
 
     reference: our id: of a checkout, a top-up, or a charge
     """
 
     reference: str
     subscription_id: str
+    payment_id: str = ""
+    customer_id: str = ""
 
 
 class Provider(Protocol):
@@ -282,13 +284,13 @@ class Provider(Protocol):
     def change(self, subscription_id: str, change: Change) -> Changed:
         """Now: prorated and paid for at once, else nothing changes. At the period's end: nothing
         is paid before. Asking for what it consists of already does nothing, or withdraws what was
-        planned.
+        planned. Raises `Declined` for what the provider can't put off.
         """
         ...
 
     def charge(self, order: ChargeOrder) -> PaymentState:
         """Asked again with the same reference, says what has become of it; one that failed is
-        tried once more.
+        tried once more. Raises `Declined` where the provider won't even try.
         """
         ...
 

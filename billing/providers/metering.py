@@ -104,6 +104,17 @@ class Metering(Protocol):
         """
         ...
 
+    def unmetered(self, names: Sequence[str]) -> list[str]:
+        """Those that the provider counts nothing for, and would if asked to; changes nothing.
+
+        Raises `ProviderUnavailable`.
+        """
+        ...
+
+    def make_meter(self, name: str, label: str) -> None:
+        """Has events of this name counted from now on. Raises `ProviderUnavailable`."""
+        ...
+
 
 def get(name: str) -> Metering:
     """The provider's metering; KeyError for a provider that has none."""

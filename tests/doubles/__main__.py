@@ -3,8 +3,8 @@
     STRIPE_SECRET_KEY=sk_test_double STRIPE_WEBHOOK_SECRET=whsec_double PAYMENT_PROVIDER=stripe \\
     STRIPE_API_BASE=http://127.0.0.1:8090 STRIPE_CHECKOUT_ORIGIN=http://127.0.0.1:8090 make run
 
-Its checkout page pays or declines, and its webhooks are sent until the site takes them. What it
-knows is gone when it ends.
+Its pages pay or decline, and its webhooks are sent until the site takes them; `/control/<deed>`
+(`stripe_payments`) renews, disputes, pauses. What it knows is gone when it ends.
 """
 
 from __future__ import annotations

@@ -13,12 +13,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from stripe.params.billing import (
+    MeterCreateParams,
     MeterEventCreateParams,
     MeterEventSummaryListParams,
     MeterListParams,
 )
 
 from tests.doubles.server import Double, Refused, Request
+from tests.doubles.typed import complaints, nested
 
 REPORT = "v1.billing.meter.error_report_triggered"
 
@@ -60,6 +62,8 @@ class Stripe(Double):
         if (request.method, request.path) == ("GET", "/v1/billing/meters"):
             self._only(MeterListParams, request.query)
             return self._list(self._meter(name) for name in self.meters)
+        if (request.method, request.path) == ("POST", "/v1/billing/meters"):
+            return self._add_meter(nested(request.body.decode()))
         if found := re.fullmatch(r"/v1/billing/meters/mtr_(\w+)/event_summaries", request.path):
             return self._summaries(found[1], request.query)
         if found := re.fullmatch(r"/v2/core/events/(\w+)", request.path):
@@ -110,6 +114,15 @@ class Stripe(Double):
             }
         }
         return thin
+
+    def _add_meter(self, given: dict[str, Any]) -> Any:
+        said = complaints(MeterCreateParams, given)
+        self.demand(not said, "; ".join(said))
+        name = given["event_name"]
+        if name in self.meters:
+            raise Refused(400, f"An active meter already exists for event name {name}.")
+        self.meters.append(name)
+        return self._meter(name) | {"display_name": given["display_name"]}
 
     def _only(self, params: type, given: dict[str, str]) -> None:
         allowed = own_fields(params)

@@ -1,346 +1,298 @@
-"""Stripe's checkouts, subscriptions, invoices and refunds, with a hosted page and webhooks.
+"""Stripe's checkouts and all that comes of them, with hosted pages, webhooks and a control page.
 
-Stateful: what it tells of an object is what was done to it. Requests are held against the
-library's typed parameters made strict, writes need an idempotency key, and one that is known is
-answered as the first time. Events wait in `outbox` as they were when it happened; whoever sends
-them may lose, repeat and shuffle them.
+`POST /control/<deed>` does what happens at Stripe without anybody asking by the API: `dispute`
+(payment), `close_dispute` (dispute, won), `renew` (subscription), `recover` (subscription),
+`pause`, `unpause` (subscription), `use_card` (customer, card), `expire` (session).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
+import html
 import re
-import time
-from copy import deepcopy
-from dataclasses import dataclass, field
-from datetime import timedelta
-from itertools import count
-from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl
 
-from stripe.params import (
-    RefundCreateParams,
-    SubscriptionCancelParams,
-    SubscriptionRetrieveParams,
-    SubscriptionUpdateParams,
-)
 from stripe.params.checkout import SessionCreateParams, SessionRetrieveParams
 
 from tests.doubles.server import Page, Refused, Request
-from tests.doubles.stripe import Stripe
-from tests.doubles.typed import complaints, nested
+from tests.doubles.stripe_invoices import CARDS, DECLINED
+from tests.doubles.stripe_subscriptions import StripeSubscriptions
 
-_PERIOD = {"month": timedelta(days=30), "year": timedelta(days=365)}
-_DECLINED = "Your card was declined."
+_HOUR = 3600
+_BUTTONS = {
+    "success": "Pay",
+    "decline": "Pay with a card that is declined",
+    "decline_later": "Pay with a card that is declined from the next time on",
+    "later": "Pay in a way that takes time",
+}
 
 
 @dataclass
-class StripePayments(Stripe):
-    """older: answers in the shapes of before 2025-03-31 (basil)"""
-
-    secret: str = "whsec_double"
-    older: bool = False
-    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
-    outbox: list[dict[str, Any]] = field(default_factory=list)
-    answered: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    serial: Any = field(default_factory=lambda: count(1))
+class StripePayments(StripeSubscriptions):
+    ROUTES: ClassVar = [
+        ("POST", r"/v1/checkout/sessions", SessionCreateParams, "_open"),
+        ("GET", r"/v1/checkout/sessions/(cs_\w+)", SessionRetrieveParams, "_retrieve"),
+    ]
 
     def handle(self, request: Request) -> Any:
         if found := re.fullmatch(r"/pay/(cs_\w+)", request.path):
-            return self._hosted_page(found[1], request)
-        if not re.match(r"/v1/(checkout|subscriptions|refunds)", request.path):
-            return super().handle(request)
-        self.demand(
-            request.headers.get("authorization") == f"Bearer {self.key}", "not the secret key"
-        )
-        if request.method != "POST":
-            return self._act(request)
-        key = request.headers.get("idempotency-key", "")
-        self.demand(0 < len(key) <= 255, "no idempotency key")
-        asked = f"{request.path}?{request.body.decode()}"
-        if key in self.answered:
-            first, answer = self.answered[key]
-            self.demand(first == asked, "an idempotency key used for something else")
-            return answer
-        answer = self._act(request)
-        self.answered[key] = asked, answer
-        return answer
+            return self._hosted_page(self.known(found[1]), request)
+        if found := re.fullmatch(r"/portal/(bps_\w+)", request.path):
+            return self._portal_page(self.known(found[1]), request)
+        if found := re.fullmatch(r"/control/(\w+)", request.path):
+            return self._control(found[1], dict(parse_qsl(request.body.decode())))
+        return super().handle(request)
 
     # ---------------------------------------------------------------- the world
 
     def pay(self, session_id: str, card: str = "success") -> str:
-        """What a buyer does at the hosted page; the card's refusal, if any.
-
-        card: "success", "decline" or "later" (the money is on its way: `settle`)
-        """
+        """What a buyer does at the hosted page; the card's refusal, if any."""
         session = self.objects[session_id]
         if session["status"] != "open":
             return "This session is over."
         if card == "decline":
-            return _DECLINED
-        paid = card == "success"
-        customer = self._new("cus", {"object": "customer", "email": session["customer_email"]})
-        self.customers.add(customer["id"])
-        item = session["_line_item"]
-        price = item["price_data"]
-        held = self._new(
-            "sub",
-            {
-                "object": "subscription",
-                "customer": customer["id"],
-                "status": "active" if paid else "incomplete",
-                "metadata": session["_subscription_metadata"],
-                "cancel_at_period_end": False,
-                "cancel_at": None,
-                "ended_at": None,
-                "_amount": int(price["unit_amount"]),
-                "_currency": price["currency"],
-                "_interval": price["recurring"]["interval"],
-                "_start": int(self.clock().timestamp()),
-            },
-        )
-        self._set_period(held, held["_start"])
-        self._tell("customer.subscription.created", held["id"])
-        self._invoice(held, paid=paid)
-        session |= {
-            "status": "complete",
-            "payment_status": "paid" if paid else "unpaid",
-            "subscription": held["id"],
-            "customer": customer["id"],
-            "url": None,
-        }
-        self._tell("checkout.session.completed", session_id)
+            return DECLINED
+        if session["customer"] is None:
+            session["customer"] = self._customer(session["customer_email"])["id"]
+        method = self._method(session["customer"], card)
+        session |= {"status": "complete", "url": None}
+        if session["mode"] == "payment":
+            self._sell(session, method)
+        else:
+            self._subscribe(session, method)
+        self.tell("checkout.session.completed", session_id)
         return ""
 
     def settle(self, session_id: str, *, paid: bool) -> None:
         """The money that was on its way arrives, or doesn't."""
         session = self.objects[session_id]
-        held = self.objects[session["subscription"]]
-        if paid:
-            session["payment_status"] = "paid"
-            self._pay_invoice(held)
-            self._tell("checkout.session.async_payment_succeeded", session_id)
+        if session["mode"] == "payment":
+            intent = self.objects[session["payment_intent"]]
+            if paid:
+                self.arrive(intent)
+                self._sold(session, intent)
+            else:
+                self.fail(intent)
         else:
-            held["status"] = "incomplete_expired"
-            held["ended_at"] = int(self.clock().timestamp())
-            self.objects[held["latest_invoice"]]["status"] = "void"
-            self._tell("checkout.session.async_payment_failed", session_id)
-            self._tell("customer.subscription.updated", held["id"])
+            held = self.objects[session["subscription"]]
+            invoice = self.objects[held["latest_invoice"]]
+            if paid:
+                session["payment_status"] = "paid"
+                self.settle_invoice(held, invoice, paid=True)
+            else:
+                held |= {"status": "incomplete_expired", "ended_at": self.seconds()}
+                invoice["status"] = "void"
+                self.tell("customer.subscription.updated", held["id"])
+        outcome = "succeeded" if paid else "failed"
+        self.tell(f"checkout.session.async_payment_{outcome}", session_id)
 
     def expire(self, session_id: str) -> None:
         self.objects[session_id] |= {"status": "expired", "url": None}
-        self._tell("checkout.session.expired", session_id)
-
-    def renew(self, subscription_id: str, *, paid: bool = True) -> None:
-        """The next period begins, or the subscription ends where that is planned."""
-        held = self.objects[subscription_id]
-        if held["cancel_at_period_end"]:
-            self._end(held)
-            return
-        self._set_period(held, held["_end"])
-        held["status"] = "active" if paid else "past_due"
-        self._invoice(held, paid=paid)
-        self._tell("customer.subscription.updated", subscription_id)
-
-    def recover(self, subscription_id: str) -> None:
-        """The failed charge of the last invoice is made good."""
-        self._pay_invoice(self.objects[subscription_id])
-
-    def signed(
-        self, event: dict[str, Any], at: float | None = None
-    ) -> tuple[bytes, dict[str, str]]:
-        """A delivery's body and headers, signed at some time; None: now by the real clock."""
-        body = json.dumps(event).encode()
-        moment = int(time.time() if at is None else at)
-        signature = hmac.new(self.secret.encode(), b"%d." % moment + body, hashlib.sha256)
-        return body, {
-            "Content-Type": "application/json; charset=utf-8",
-            "Stripe-Signature": f"t={moment},v1={signature.hexdigest()}",
-        }
+        self.tell("checkout.session.expired", session_id)
 
     # ---------------------------------------------------------------- the API
 
-    def _act(self, request: Request) -> Any:
-        method, path = request.method, request.path
-        encoded = request.body.decode() or urlencode(request.query)
-        given = nested(encoded)
-        if (method, path) == ("POST", "/v1/checkout/sessions"):
-            self._strict(SessionCreateParams, given)
-            return self._open(given)
-        if method == "GET" and (found := re.fullmatch(r"/v1/checkout/sessions/(cs_\w+)", path)):
-            self._strict(SessionRetrieveParams, given)
-            return self.shown(self._known(found[1]), _expansions(given))
-        if (method, path) == ("POST", "/v1/refunds"):
-            self._strict(RefundCreateParams, given)
-            return self._refund(given)
-        if found := re.fullmatch(r"/v1/subscriptions/(sub_\w+)", path):
-            held = self.objects[self._known(found[1])]
-            if method == "GET":
-                self._strict(SubscriptionRetrieveParams, given)
-            elif held["status"] in ("canceled", "incomplete_expired"):
-                raise Refused(404, f"No such subscription: '{found[1]}'", code="resource_missing")
-            elif method == "POST":
-                self._strict(SubscriptionUpdateParams, given)
-                self._update(held, given)
-            else:
-                self._strict(SubscriptionCancelParams, given)
-                self._end(held)
-            return self.shown(held["id"], _expansions(given))
-        raise Refused(404, f"Unrecognized request URL ({method}: {path}).")
-
     def _open(self, given: dict[str, Any]) -> Any:
-        self.demand(given["mode"] == "subscription", "mode")
         self.demand(given["success_url"].startswith("http"), "success_url")
-        item = given["line_items"]["0"]
-        price = item["price_data"]
-        self.demand(re.fullmatch(r"[a-z]{3}", price["currency"]) is not None, "currency")
-        self.demand(bool(price["product_data"]["name"]), "product's name")
-        session = self._new("cs_test", {"object": "checkout.session", "status": "open"})
-        session |= {
-            "mode": "subscription",
-            "payment_status": "unpaid",
-            "client_reference_id": given["client_reference_id"],
-            "customer_email": given["customer_email"],
-            "metadata": given["metadata"],
-            "success_url": given["success_url"],
-            "cancel_url": given["cancel_url"],
-            "subscription": None,
-            "customer": None,
-            "url": f"{self.url}/pay/{session['id']}",
-            "_line_item": item,
-            "_subscription_metadata": given["subscription_data"]["metadata"],
-        }
-        return self.shown(session["id"], [])
-
-    def _update(self, held: dict[str, Any], given: dict[str, Any]) -> None:
-        self.demand(
-            not {"cancel_at", "cancel_at_period_end"} <= given.keys(),
-            "cancel_at beside cancel_at_period_end",
+        self.demand(("customer" in given) != ("customer_email" in given), "who is it?")
+        subscribes = given["mode"] == "subscription"
+        self.demand(subscribes or given["mode"] == "payment", "mode")
+        if "customer" in given:
+            self.known(given["customer"])
+            self.demand("customer_creation" not in given, "customer_creation of a customer")
+        else:
+            self.demand("customer_update" not in given, "customer_update of nobody")
+        prices = []
+        for line in given["line_items"].values():
+            self.demand(line["quantity"] == "1", "quantity")
+            price = self.known(line["price"]) if "price" in line else self.price(line["price_data"])
+            self.demand(bool(price["recurring"]) == subscribes, "a price of another kind")
+            prices.append(price)
+        self.demand(len({price["currency"] for price in prices}) == 1, "several currencies")
+        if subscribes:
+            self._demand_begins(given["subscription_data"])
+        else:
+            self.demand("subscription_data" not in given, "subscription_data of a sale")
+        if "expires_at" in given:
+            ahead = int(given["expires_at"]) - self.seconds()
+            self.demand(_HOUR // 2 <= ahead <= 24 * _HOUR, "expires_at")
+        session = self.new(
+            "cs_test",
+            "checkout.session",
+            status="open",
+            mode=given["mode"],
+            payment_status="unpaid",
+            client_reference_id=given["client_reference_id"],
+            customer_email=given.get("customer_email"),
+            metadata=given["metadata"],
+            success_url=given["success_url"],
+            cancel_url=given["cancel_url"],
+            subscription=None,
+            payment_intent=None,
+            invoice=None,
+            customer=given.get("customer"),
+            _line_items=list(given["line_items"].values()),
+            _prices=prices,
+            _given=given,
         )
-        if "cancel_at_period_end" in given:
-            held["cancel_at_period_end"] = given["cancel_at_period_end"] == "true"
-            held["cancel_at"] = held["_end"] if held["cancel_at_period_end"] else None
-        if given.get("cancel_at") == "":
-            held["cancel_at"] = None
-        self._tell("customer.subscription.updated", held["id"])
+        session["url"] = f"{self.url}/pay/{session['id']}"
+        return self.shown(session["id"])
 
-    def _refund(self, given: dict[str, Any]) -> Any:
-        intent = self.objects.get(given["payment_intent"])
-        if intent is None:
-            raise Refused(404, "No such payment_intent", code="resource_missing")
-        if intent["refunded"]:
-            raise Refused(400, "Charge has been refunded.", code="charge_already_refunded")
-        intent["refunded"] = True
-        refund = self._new("re", {"object": "refund", "status": "succeeded"})
-        refund |= {"amount": intent["amount"], "payment_intent": intent["id"]}
-        self._tell("charge.refunded", intent["id"])
-        return self.shown(refund["id"], [])
-
-    def shown(self, object_id: str, paths: list[str]) -> dict[str, Any]:
-        """The object as the API and events show it, with what is to be expanded."""
-        held = deepcopy(self.objects[object_id])
-        if held["object"] == "subscription":
-            self._show_period(held)
-        if held["object"] == "invoice":
-            self._show_payments(held, "payments" in paths)
-        for first in {path.partition(".")[0] for path in paths}:
-            inner = [path.partition(".")[2] for path in paths if path.startswith(f"{first}.")]
-            if isinstance(held.get(first), str):
-                held[first] = self.shown(held[first], inner)
-        return {name: value for name, value in held.items() if not name.startswith("_")}
+    def _demand_begins(self, data: dict[str, Any]) -> None:
+        ways = {"trial_end", "trial_period_days", "billing_cycle_anchor"} & data.keys()
+        self.demand(len(ways) <= 1, f"begins in several ways: {sorted(ways)}")
+        if "trial_end" in data:
+            self.demand(int(data["trial_end"]) - self.seconds() >= 48 * _HOUR, "trial_end")
+        if "trial_period_days" in data:
+            self.demand(int(data["trial_period_days"]) >= 1, "trial_period_days")
+        if "billing_cycle_anchor" in data:
+            self.demand(int(data["billing_cycle_anchor"]) > self.seconds(), "anchor")
 
     # ---------------------------------------------------------------- how it does that
 
-    def _hosted_page(self, session_id: str, request: Request) -> Page:
-        session = self.objects[self._known(session_id)]
+    def _customer(self, email: str) -> dict[str, Any]:
+        made = self.new(
+            "cus",
+            "customer",
+            email=email,
+            name="Ada Lovelace",
+            address={
+                "line1": "Unter den Linden 1",
+                "line2": None,
+                "postal_code": "10117",
+                "city": "Berlin",
+                "state": None,
+                "country": "DE",
+            },
+            invoice_settings={"default_payment_method": None},
+            _tax_ids=[{"type": "eu_vat", "value": "DE123456789"}],
+            _balance=0,
+        )
+        self.customers.add(made["id"])
+        return made
+
+    def _method(self, customer_id: str, card: str) -> dict[str, Any]:
+        """Checkout gives it to the subscription and not to the customer."""
+        brand, last4 = CARDS[card]
+        details = {"brand": brand, "display_brand": brand, "last4": last4}
+        return self.new(
+            "pm", "payment_method", type="card", card=details, customer=customer_id, _card=card
+        )
+
+    def _subscribe(self, session: dict[str, Any], method: dict[str, Any]) -> None:
+        given = session["_given"]
+        data = given["subscription_data"]
+        trial = "trial_end" in data or "trial_period_days" in data
+        held = self.new(
+            "sub",
+            "subscription",
+            customer=session["customer"],
+            status="trialing" if trial else "active",
+            metadata=dict(data["metadata"]),
+            cancel_at_period_end=False,
+            cancel_at=None,
+            ended_at=None,
+            trial_end=None,
+            pause_collection=None,
+            default_payment_method=method["id"],
+            automatic_tax={"enabled": "automatic_tax" in given},
+            _currency=session["_prices"][0]["currency"],
+            _items=[self.item(price) for price in session["_prices"]],
+        )
+        begun = self.seconds()
+        if "trial_period_days" in data:
+            held["trial_end"] = begun + int(data["trial_period_days"]) * 24 * _HOUR
+        elif "trial_end" in data:
+            held["trial_end"] = int(data["trial_end"])
+        anchor = data.get("billing_cycle_anchor")
+        self.set_period(held, begun, int(anchor) if anchor else held["trial_end"])
+        session["subscription"] = held["id"]
+        self.tell("customer.subscription.created", held["id"])
+        price = 0 if trial or anchor else self.price_of(held["_items"])
+        invoice = self.bill(held, "subscription_create", price, paid=None)
+        session["payment_status"] = "paid" if price else "no_payment_required"
+        if invoice["status"] == "open":
+            session["payment_status"] = "unpaid"
+            held["status"] = "incomplete"
+
+    def _sell(self, session: dict[str, Any], method: dict[str, Any]) -> None:
+        given = session["_given"]
+        (price,) = session["_prices"]
+        taxes = self.taxes(price["unit_amount"]) if "automatic_tax" in given else []
+        intent = self.intent(
+            session["customer"],
+            price["unit_amount"] + sum(tax["amount"] for tax in taxes),
+            price["currency"],
+            metadata=given["payment_intent_data"]["metadata"],
+        )
+        session["payment_intent"] = intent["id"]
+        self._charge(intent, method["_card"], declined=False)
+        if intent["status"] == "succeeded":
+            self._sold(session, intent)
+
+    def _sold(self, session: dict[str, Any], intent: dict[str, Any]) -> None:
+        given = session["_given"]
+        session["payment_status"] = "paid"
+        if "invoice_creation" not in given:
+            return
+        invoice = self.invoice(
+            session["customer"],
+            intent["currency"],
+            "manual",
+            metadata=given["invoice_creation"]["invoice_data"]["metadata"],
+            taxed="automatic_tax" in given,
+        )
+        invoice["_intent"] = intent["id"]
+        self.finalize(invoice, session["_prices"][0]["unit_amount"])
+        self._paid(invoice)
+        session["invoice"] = invoice["id"]
+
+    def _hosted_page(self, session: dict[str, Any], request: Request) -> Page:
         said = ""
         if request.method == "POST":
             card = dict(parse_qsl(request.body.decode())).get("card", "")
-            said = self.pay(session_id, card)
+            said = self.pay(session["id"], card)
             if not said:
                 return Page(location=session["success_url"])
-        buttons = "".join(
-            f'<button name="card" value="{card}">{label}</button>'
-            for card, label in (
-                ("success", "Pay"),
-                ("decline", "Pay with a card that is declined"),
-                ("later", "Pay in a way that takes time"),
-            )
-        )
-        return Page(
-            f"<!doctype html><title>Stripe’s double</title><p>{said}</p>"
-            f'<form method="post">{buttons}</form><a href="{session["cancel_url"]}">Back</a>'
-        )
+        return _page(said, tuple(_BUTTONS), session["cancel_url"])
 
-    def _new(self, prefix: str, content: dict[str, Any]) -> dict[str, Any]:
-        object_id = f"{prefix}_{next(self.serial):06}"
-        made = {"id": object_id, "livemode": False, "created": int(self.clock().timestamp())}
-        self.objects[object_id] = made | content
-        return self.objects[object_id]
+    def _portal_page(self, portal: dict[str, Any], request: Request) -> Page:
+        """A card is chosen, and what is open is paid with it."""
+        if request.method == "POST":
+            card = dict(parse_qsl(request.body.decode())).get("card", "")
+            method = self.use_card(portal["customer"], card)
+            for held in self.all_of("subscription", customer=portal["customer"]):
+                invoice = self.objects[held["latest_invoice"]]
+                if invoice["status"] == "open" and not self.attempt(invoice, method):
+                    held["status"] = "active"
+                    self.tell("customer.subscription.updated", held["id"])
+            return Page(location=portal["return_url"])
+        return _page("", ("success", "decline_later"), portal["return_url"])
 
-    def _known(self, object_id: str) -> str:
-        if object_id not in self.objects:
-            raise Refused(404, f"No such object: '{object_id}'", code="resource_missing")
-        return object_id
-
-    def _strict(self, params: type, given: dict[str, Any]) -> None:
-        said = complaints(params, given)
-        self.demand(not said, "; ".join(said))
-
-    def _tell(self, event_type: str, object_id: str) -> None:
-        event = self._new("evt", {"object": "event", "type": event_type})
-        self.outbox.append(event | {"data": {"object": self.shown(object_id, [])}})
-
-    def _set_period(self, held: dict[str, Any], start: int) -> None:
-        length = int(_PERIOD[held["_interval"]].total_seconds())
-        held["_start"], held["_end"] = start, start + length
-
-    def _end(self, held: dict[str, Any]) -> None:
-        held |= {"status": "canceled", "ended_at": int(self.clock().timestamp())}
-        self._tell("customer.subscription.deleted", held["id"])
-
-    def _invoice(self, held: dict[str, Any], *, paid: bool) -> None:
-        invoice = self._new("in", {"object": "invoice", "status": "open", "amount_paid": 0})
-        held["latest_invoice"] = invoice["id"]
-        invoice |= {"currency": held["_currency"], "_subscription": held["id"]}
-        invoice["_metadata"] = held["metadata"]
-        if paid:
-            self._pay_invoice(held)
-        else:
-            self._tell("invoice.payment_failed", invoice["id"])
-
-    def _pay_invoice(self, held: dict[str, Any]) -> None:
-        intent = self._new("pi", {"object": "payment_intent", "amount": held["_amount"]})
-        intent["refunded"] = False
-        invoice = self.objects[held["latest_invoice"]]
-        invoice |= {"status": "paid", "amount_paid": held["_amount"], "_intent": intent["id"]}
-        self._tell("invoice.paid", invoice["id"])
-        if held["status"] != "active":
-            held["status"] = "active"
-            self._tell("customer.subscription.updated", held["id"])
-
-    def _show_period(self, held: dict[str, Any]) -> None:
-        period = {"current_period_start": held["_start"], "current_period_end": held["_end"]}
-        item = {"object": "subscription_item", "quantity": 1}
-        held["items"] = {"object": "list", "data": [item if self.older else item | period]}
-        if self.older:
-            held |= period
-
-    def _show_payments(self, held: dict[str, Any], expanded: bool) -> None:
-        details = {"subscription": held["_subscription"], "metadata": held["_metadata"]}
-        intent = held.get("_intent")
-        if self.older:
-            held |= {"subscription": held["_subscription"], "payment_intent": intent}
-            held["subscription_details"] = {"metadata": held["_metadata"]}
-            return
-        held["parent"] = {"type": "subscription_details", "subscription_details": details}
-        if expanded:
-            payment = {"type": "payment_intent", "payment_intent": intent}
-            entry = {"object": "invoice_payment", "status": "paid", "payment": payment}
-            held["payments"] = {"object": "list", "data": [entry] if intent else []}
+    def _control(self, deed: str, given: dict[str, str]) -> Any:
+        if deed == "close_dispute":
+            self.close_dispute(given["dispute"], won=given["won"] == "true")
+            return {}
+        deeds = {
+            "dispute": (self.dispute, "payment"),
+            "renew": (self.renew, "subscription"),
+            "recover": (self.recover, "subscription"),
+            "pause": (self.pause, "subscription"),
+            "unpause": (self.unpause, "subscription"),
+            "expire": (self.expire, "session"),
+        }
+        if deed == "use_card":
+            return {"id": self.use_card(given["customer"], given["card"])}
+        if deed not in deeds:
+            raise Refused(404, f"Unknown deed: {deed}")
+        act, name = deeds[deed]
+        return {"id": act(given[name])}
 
 
-def _expansions(given: dict[str, Any]) -> list[str]:
-    return list(given.get("expand", {}).values())
+def _page(said: str, cards: tuple[str, ...], back: str) -> Page:
+    buttons = "".join(f'<button name="card" value="{c}">{_BUTTONS[c]}</button>' for c in cards)
+    return Page(
+        f"<!doctype html><title>Stripe’s double</title><p>{html.escape(said)}</p>"
+        f'<form method="post">{buttons}</form><a href="{html.escape(back)}">Back</a>'
+    )

@@ -45,7 +45,7 @@ def complaints(expected: Any, given: Any, where: str = "") -> list[str]:
         return _of_dict(expected, given, where)
     origin, args = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        arms = [arm for arm in args if arm is not str or not _has_literal(args)]
+        arms = [arm for arm in args if arm is not str or not _lists_literals(args)]
         tried = [complaints(arm, given, where) for arm in arms]
         return [] if [] in tried else min(tried, key=len)
     if origin is Literal:
@@ -84,5 +84,6 @@ def _of_list(expected: Any, given: Any, where: str) -> list[str]:
     return [said for n, v in given.items() for said in complaints(expected, v, f"{where}[{n}]")]
 
 
-def _has_literal(arms: tuple[Any, ...]) -> bool:
-    return any(get_origin(arm) is Literal for arm in arms)
+def _lists_literals(arms: tuple[Any, ...]) -> bool:
+    """`Literal[""] | str` lists none: it says that a text may be emptied."""
+    return any(get_origin(arm) is Literal and get_args(arm) != ("",) for arm in arms)

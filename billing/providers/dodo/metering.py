@@ -80,6 +80,15 @@ def refusals(delivery_type: str, payload: dict[str, Any]) -> list[Refusal] | Non
     return None
 
 
+def unmetered(names: Sequence[str]) -> list[str]:  # noqa: ARG001
+    """Its meters are made with the products that charge by them."""
+    return []
+
+
+def make_meter(name: str, label: str) -> None:
+    """Never asked for: see `unmetered`."""
+
+
 def _ingest(client: DodoPayments, events: Sequence[MeterEvent]) -> dict[str, Outcome]:
     """One bad event fails its whole request: a refused one is halved until it stands alone."""
     try:

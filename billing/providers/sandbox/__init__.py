@@ -6,7 +6,7 @@ its own clock and its own hosted page, and tells us by signed webhooks over HTTP
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 from urllib.parse import urlencode
 
@@ -20,6 +20,7 @@ from billing.providers import (
     CheckoutState,
     Declined,
     Delivery,
+    Offer,
     Order,
     PaymentState,
     Preview,
@@ -118,6 +119,15 @@ def refund(payment_id: str, amount_minor: int, currency: str, reference: str) ->
             payments.refund(payment, amount_minor, reference, clock.now())
         except payments.Refused as error:
             raise Declined(str(error)) from error
+
+
+def unlisted(offers: Sequence[Offer]) -> list[Offer]:  # noqa: ARG001
+    """It sells whatever it is asked to."""
+    return []
+
+
+def list_offer(offer: Offer) -> None:
+    """Never asked for: see `unlisted`."""
 
 
 def verify(headers: Mapping[str, str], body: bytes) -> Delivery:

@@ -99,6 +99,32 @@ def refusals(delivery_type: str, payload: dict[str, Any]) -> list[Refusal] | Non
     return found
 
 
+def unmetered(names: Sequence[str]) -> list[str]:
+    client = open_client()
+    try:
+        meters = client.v1.billing.meters.list({"status": "active", "limit": 100})
+        there = {one.event_name for one in meters.auto_paging_iter()}
+    except stripe.StripeError as error:
+        raise ProviderUnavailable(f"Stripe: {error}") from error
+    return [name for name in names if name not in there]
+
+
+def make_meter(name: str, label: str) -> None:
+    client = open_client(repeats=1)
+    try:
+        client.v1.billing.meters.create(
+            {
+                "event_name": name,
+                "display_name": label,
+                "default_aggregation": {"formula": "sum"},
+                "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+                "value_settings": {"event_payload_key": "value"},
+            }
+        )
+    except stripe.StripeError as error:
+        raise ProviderUnavailable(f"Stripe: {error}") from error
+
+
 def _dicts(holder: Any, name: str) -> list[dict[str, Any]]:
     held = holder.get(name) if isinstance(holder, dict) else None
     return [one for one in held if isinstance(one, dict)] if isinstance(held, list) else []

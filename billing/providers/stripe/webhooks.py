@@ -11,10 +11,21 @@ import stripe
 from django.conf import settings
 
 from billing.providers import Delivery, Forged, Subject, bodies
+from billing.providers.stripe import shapes
 from billing.providers.stripe.checkouts import REFERENCE
-from billing.providers.stripe.subscriptions import id_of
+from billing.providers.stripe.payments import CHARGE, SALE
 
 _TOLERANCE_SECONDS = 300
+_ABOUT = (
+    "checkout.session.",
+    "customer.subscription.",
+    "customer.updated",
+    "invoice.",
+    "payment_intent.",
+    "payment_method.",
+    "charge.",  # its disputes, too
+    "refund.",
+)
 
 
 def verify(headers: Mapping[str, str], body: bytes) -> Delivery:
@@ -53,28 +64,37 @@ def _demand_signed(body: bytes, signature: str) -> None:
 
 
 def subject(delivery_type: str, payload: dict[str, Any]) -> Subject | None:
-    """By the object that the event holds; what has become of it is asked for."""
-    about = _dict(_dict(payload, "data"), "object")
+    """By the object that the event holds; what has become of it is asked for.
+
+    A dispute and a refund name their payment only, a change of a way to pay its customer.
+    """
+    about = shapes.part(payload, "data", "object")
+    if not delivery_type.startswith(_ABOUT):
+        return None
+    metadata, customer = shapes.part(about, "metadata"), shapes.id_of(about.get("customer"))
+    reference, subscription, payment = "", "", ""
     if delivery_type.startswith("checkout.session."):
-        return _subject(about.get("client_reference_id"), about.get("subscription"))
-    if delivery_type.startswith("customer.subscription."):
-        return _subject(_dict(about, "metadata").get(REFERENCE), about)
-    if delivery_type.startswith("invoice."):
-        details = _dict(_dict(about, "parent"), "subscription_details")
+        reference = shapes.text(about, "client_reference_id")
+        subscription = shapes.id_of(about.get("subscription"))
+    elif delivery_type.startswith("customer.subscription."):
+        reference, subscription = shapes.text(metadata, REFERENCE), shapes.id_of(about)
+    elif delivery_type.startswith("invoice."):
+        details = shapes.part(about, "parent", "subscription_details")
         if not details:  # until 2025-03-31 (basil)
-            details = _dict(about, "subscription_details") | {
+            details = shapes.part(about, "subscription_details") | {
                 "subscription": about.get("subscription")
             }
-        return _subject(_dict(details, "metadata").get(REFERENCE), details.get("subscription"))
-    return None
-
-
-def _subject(reference: Any, subscription: Any) -> Subject | None:
-    """None for an invoice or a checkout that has nothing to do with a subscription of ours."""
-    found = Subject(reference if isinstance(reference, str) else "", id_of(subscription))
-    return found if found.reference or found.subscription_id else None
-
-
-def _dict(holder: dict[str, Any], name: str) -> dict[str, Any]:
-    held = holder.get(name)
-    return held if isinstance(held, dict) else {}
+        reference = (
+            shapes.text(metadata, CHARGE)
+            or shapes.text(metadata, SALE)
+            or shapes.text(shapes.part(details, "metadata"), REFERENCE)
+        )
+        subscription = shapes.id_of(details.get("subscription"))
+    elif delivery_type == "customer.updated":
+        customer = shapes.id_of(about)
+    elif delivery_type.startswith("payment_intent."):
+        reference, payment = shapes.text(metadata, SALE), shapes.id_of(about)
+    else:
+        payment = shapes.id_of(about.get("payment_intent"))
+    found = Subject(reference, subscription, payment, customer)
+    return found if any((reference, subscription, payment, customer)) else None
