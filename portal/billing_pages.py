@@ -18,7 +18,7 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from billing import allowances, catalogue, estimates, money, rating, subscriptions, terms
+from billing import allowances, catalogue, charges, estimates, money, rating, subscriptions, terms
 from billing.models import Checkout, PastIncluded, SpendCap, Subscription
 from billing.models.allowances import MAX_CAP_MINOR
 from billing.providers import ProviderUnavailable
@@ -142,7 +142,12 @@ def _page(
             if entitlement and period and used
             else [],
             "bill": estimates.coming_bill(has, priced, now),
-            "notices": notices.of_account(entitlement, has.subscription, now),
+            "notices": notices.of_account(
+                entitlement,
+                has.subscription,
+                now,
+                owed_since=charges.owed_since(account.pk),
+            ),
             "pending": account.checkouts.filter(
                 state=Checkout.State.OPEN, payment_pending=True
             ).first(),
