@@ -138,6 +138,12 @@ def failed(account_id: UUID) -> QuerySet[Charge]:
     ).exclude(provider=NO_PROVIDER)
 
 
+def owed_since(account_id: UUID) -> datetime | None:
+    """Since when an invoice of the account could not be charged."""
+    owed = Charge.objects.filter(account_id=account_id, failed_since__isnull=False)
+    return owed.order_by("failed_since").values_list("failed_since", flat=True).first()
+
+
 def ask_again(account_id: UUID, now: datetime) -> int:
     """Makes the account's failed charges due: its card is another one, or somebody asks. How many.
 

@@ -6,14 +6,15 @@ Writes `models.Payment` from what was fetched, and nothing else does. Asks nobod
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
+from django.db.models import Q
 
 from billing import charges, history, refunds
 from billing.accounts import Account
-from billing.models import BillingEvent, Charge, Payment, Subscription
+from billing.models import BillingEvent, Charge, Invoice, Payment, Subscription
 from billing.providers import PaymentState
 from keys import entitlements
 
@@ -26,6 +27,9 @@ _TOLD: dict[str, BillingEvent.Kind] = {
     Dispute.WON: Kind.DISPUTE_WON,
     Dispute.LOST: Kind.DISPUTE_LOST,
 }
+
+# How far from a period's start the payment for it may be: it may have been tried for days.
+_RENEWED_EARLY, _RENEWED_LATE = timedelta(hours=1), timedelta(days=14)
 
 
 def apply(
@@ -105,6 +109,27 @@ def charge_of(payment: Payment) -> Charge | None:
     except ValueError:
         return None
     return Charge.objects.filter(pk=reference, account_id=payment.account_id).first()
+
+
+def of_invoice(invoice: Invoice) -> list[Payment]:
+    """Those that paid what is on a closed invoice, the earliest first: its charge, changes of the
+    plan, and the renewal that its base price names.
+    """
+    charge = Charge.objects.filter(invoice=invoice).first()
+    paid = Q(line__invoice=invoice)
+    if charge is not None:
+        paid |= Q(kind=Payment.Kind.CHARGE, reference=str(charge.pk))
+    renewal = Payment.objects.none()
+    if invoice.lines.filter(meter="", payment=None).exists():
+        renewal = Payment.objects.filter(
+            account_id=invoice.account_id,
+            kind=Payment.Kind.SUBSCRIPTION,
+            state=Payment.State.PAID,
+            at__gte=invoice.period_end - _RENEWED_EARLY,
+            at__lt=invoice.period_end + _RENEWED_LATE,
+        ).order_by("at")
+    found = Payment.objects.filter(paid, account_id=invoice.account_id, state=Payment.State.PAID)
+    return [*found.order_by("at"), *renewal[:1]]
 
 
 def _disputed(payment: Payment, now: datetime) -> None:

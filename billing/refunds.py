@@ -7,9 +7,9 @@ here as soon as it is seen.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import F, QuerySet, Sum
 
@@ -36,7 +36,7 @@ def ask(
     reason: str,
     now: datetime,
     *,
-    by: AbstractBaseUser | None = None,
+    by: Any = None,
     ends_subscription: bool = False,
 ) -> Refund:
     """Writes down what staff pay back; beat then sends it.

@@ -22,6 +22,7 @@ from django.db.models import F, Q, QuerySet
 from billing import (
     accounts,
     catalogue,
+    charges,
     contents,
     history,
     payments,
@@ -289,6 +290,8 @@ def apply(account: Account, fetched: Fetched, provider: str, now: datetime) -> N
     terms.refresh(account.pk, now)
     for turn in happened:
         history.record(turn.kind, account.pk, now, subscription=row, **turn.data)
+    if {turn.kind for turn in happened} & {Kind.METHOD_UPDATED, Kind.PAYMENT_RECOVERED}:
+        charges.ask_again(account.pk, now)
 
 
 def sync(subscription_id: UUID, now: datetime) -> None:

@@ -19,7 +19,7 @@ from django.db.models import Model, Q
 from django.urls import reverse
 
 from billing import money
-from billing.models import BillingEvent, Drift, EnterpriseRequest, Reconciliation
+from billing.models import BillingEvent, Drift, EnterpriseRequest, Payment, Reconciliation
 from gateway.alone import alone
 from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
@@ -104,6 +104,14 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
         yield Announcement(
             wish, "announced_at", wish.created_at, partial(_enterprise_request, wish)
         )
+    disputes = Payment.objects.filter(dispute_announced_at=None).exclude(dispute="")
+    for payment in disputes.select_related("account").order_by("at")[:BATCH]:
+        yield Announcement(
+            payment,
+            "dispute_announced_at",
+            now,
+            partial(_dispute, payment),  # never given up
+        )
     for found in Reconciliation.objects.filter(announced_at=None).order_by("at")[:BATCH]:
         yield Announcement(found, "announced_at", found.at, partial(_reconciliation, found))
     settled = Q(repaired_at__isnull=False) | ~Q(error="")
@@ -182,6 +190,12 @@ def _drift(found: Drift) -> mails.Mail | None:
         "provider": subscription.provider.title(),
     }
     return mails.compose("staff/drift", [settings.STAFF_EMAIL], context)
+
+
+def _dispute(payment: Payment) -> mails.Mail | None:
+    if not settings.STAFF_EMAIL:
+        return None
+    return mails.compose("staff/dispute", [settings.STAFF_EMAIL], {"payment": payment})
 
 
 def _reconciliation(found: Reconciliation) -> mails.Mail | None:

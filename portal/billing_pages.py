@@ -22,6 +22,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from billing import (
     allowances,
     catalogue,
+    charges,
     contents,
     estimates,
     money,
@@ -157,7 +158,12 @@ def _page(
             if entitlement and period and used
             else [],
             "bill": estimates.coming_bill(has, priced, now),
-            "notices": notices.of_account(entitlement, has.subscription, now),
+            "notices": notices.of_account(
+                entitlement,
+                has.subscription,
+                now,
+                owed_since=charges.owed_since(account.pk),
+            ),
             "pending": account.checkouts.filter(
                 state=Checkout.State.OPEN, payment_pending=True
             ).first(),

@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh
 
-from billing import catalogue, estimates, terms
+from billing import catalogue, charges, estimates, terms
 from billing.models import Checkout
 from gateway import usage
 from gateway.models import CALLS, Meter
@@ -165,7 +165,12 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
         "period": {"period": period},
         "notices": {
             "notices": [
-                *notices.of_account(entitlement, has.subscription, now),
+                *notices.of_account(
+                    entitlement,
+                    has.subscription,
+                    now,
+                    owed_since=charges.owed_since(account.pk),
+                ),
                 *(
                     notice
                     for quota in found

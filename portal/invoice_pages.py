@@ -16,8 +16,9 @@ from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
-from billing import explanations
-from billing.models import Invoice, InvoiceLine
+from billing import charges, explanations, payments
+from billing.models import Invoice, InvoiceLine, Refund
+from portal import papers
 from portal.access import AccountRequest, member
 from portal.api.invoices import invoice_json
 from portal.models import Account
@@ -31,14 +32,25 @@ HOUR_FORMAT = "%Y-%m-%dT%H"
 @require_GET
 @member(Capability.BILLING)
 def invoice_list(request: AccountRequest) -> HttpResponse:
-    page = Paginator(closed(request.account), INVOICES_SHOWN).get_page(request.GET.get("page"))
-    return render(request, "invoices/list.html", {"nav": "billing", "page": page})
+    found = closed(request.account).select_related("charge")
+    page = Paginator(found, INVOICES_SHOWN).get_page(request.GET.get("page"))
+    rows = [(invoice, papers.standing(invoice)) for invoice in page]
+    return render(
+        request,
+        "invoices/list.html",
+        {
+            "nav": "billing",
+            "page": page,
+            "rows": rows,
+            "failed": charges.failed(request.account.pk).exists(),
+        },
+    )
 
 
 @require_GET
 @member(Capability.BILLING)
 def invoice_page(request: AccountRequest, invoice_id: UUID) -> HttpResponse:
-    invoice = get_object_or_404(closed(request.account), pk=invoice_id)
+    invoice = get_object_or_404(closed(request.account).select_related("charge"), pk=invoice_id)
     lines = list(invoice.lines.all())
     return render(
         request,
@@ -47,6 +59,9 @@ def invoice_page(request: AccountRequest, invoice_id: UUID) -> HttpResponse:
             "nav": "billing",
             "invoice": invoice,
             "lines": lines,
+            "standing": papers.standing(invoice),
+            "payments": payments.of_invoice(invoice),
+            "refunds": invoice.refunds.filter(state=Refund.State.DONE),
             "elsewhere": [line for line in lines if line.currency != invoice.currency],
         },
     )

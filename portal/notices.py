@@ -27,9 +27,17 @@ class Notice:
 
 
 def of_account(
-    entitlement: Entitlement | None, subscription: Subscription | None, now: datetime
+    entitlement: Entitlement | None,
+    subscription: Subscription | None,
+    now: datetime,
+    *,
+    owed_since: datetime | None = None,
 ) -> list[Notice]:
-    """What the account's state asks for, the worst first. `subscription`: the living one."""
+    """What the account's state asks for, the worst first.
+
+    subscription: the living one
+    owed_since:   an invoice could not be charged since then
+    """
     if entitlement is None:
         return []
     notices = []
@@ -56,6 +64,8 @@ def of_account(
         )
     if subscription is not None and subscription.past_due_since is not None:
         notices.append(_past_due(subscription.past_due_since + terms.PAYMENT_GRACE, now))
+    elif owed_since is not None:
+        notices.append(_owed(owed_since + terms.PAYMENT_GRACE, now))
     if subscription is not None and subscription.state == Subscription.State.PAUSED:
         notices.append(
             Notice(
@@ -106,6 +116,21 @@ def of_quota(quota: Quota, *, own_terms: bool = False) -> list[Notice]:
         text = f"At this pace they last until {day(quota.period_end)}."
         return [Notice("", used, text)]
     return []
+
+
+def _owed(grace_end: datetime, now: datetime) -> Notice:
+    until = (
+        "Calls are refused with payment_required until it is paid."
+        if grace_end <= now
+        else f"Calls keep working until {day(grace_end)}."
+    )
+    return Notice(
+        "bad" if grace_end <= now else "warn",
+        "An invoice could not be charged.",
+        f"Update the payment method, or have it tried again. {until}",
+        reverse("invoices"),
+        "Invoices",
+    )
 
 
 def _past_due(grace_end: datetime, now: datetime) -> Notice:

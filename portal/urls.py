@@ -18,6 +18,7 @@ from portal import (
     leak_pages,
     metrics,
     pages,
+    payment_pages,
     plan_pages,
     purchase,
     signup,
@@ -107,6 +108,15 @@ urlpatterns: list[URLPattern | URLResolver] = [
         export_pages.export_progress,
         name="usage_export_progress",
     ),
+    path("dashboard/billing/payments/", payment_pages.payment_list, name="payments"),
+    path(
+        "dashboard/billing/payments/<uuid:payment_id>/",
+        payment_pages.payment_page,
+        name="payment",
+    ),
+    path("dashboard/billing/refunds/<uuid:refund_id>/", payment_pages.refund_page, name="refund"),
+    path("dashboard/billing/details/", payment_pages.details, name="billing_details"),
+    path("dashboard/billing/pay/", payment_pages.charge_again, name="charge_again"),
     path("dashboard/billing/invoices/", invoice_pages.invoice_list, name="invoices"),
     path(
         "dashboard/billing/invoices/<uuid:invoice_id>/",

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 from billing import (
     accounts,
@@ -210,8 +210,14 @@ def test_many_workers_at_once_ask_for_a_charge_once(account, plans):
     pass_to(account, APRIL + 2 * HOUR)
     charge = Charge.objects.get()
 
+    def ask(_):
+        try:
+            collecting.send_charge(charge.pk, APRIL + 2 * HOUR)
+        finally:
+            connection.close()
+
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: collecting.send_charge(charge.pk, APRIL + 2 * HOUR), range(8)))
+        list(pool.map(ask, range(8)))
 
     charge.refresh_from_db()
     assert (charge.state, charge.attempts) == ("paid", 1)

@@ -287,7 +287,7 @@ def test_the_overview_asks_few_questions_however_many_calls_there_are(account, b
     with CaptureQueriesContext(connection) as queries:
         browser.get(reverse("overview"))
 
-    assert len(queries) <= 19
+    assert len(queries) <= 21
 
 
 def test_the_pages_are_sound(account, browser):

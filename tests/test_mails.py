@@ -1,6 +1,7 @@
 """What people are told: each row becomes one mail, with no secret in it."""
 
 import re
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -122,6 +123,16 @@ def test_the_portals_own_key_is_nobodys_news(account, mailoutbox):
     assert mailoutbox == []
 
 
+TURN = {
+    "plan": "Pro",
+    "amount_minor": 13_80,
+    "currency": "USD",
+    "description": "Usage",
+    "invoice": str(uuid.uuid4()),
+    "refund": str(uuid.uuid4()),
+}
+
+
 @pytest.mark.parametrize("kind", BillingEvent.Kind.values)
 def test_every_turn_of_a_subscription_has_its_mail(account, mailoutbox, kind):
     version = make_plans()["pro"]
@@ -136,7 +147,7 @@ def test_every_turn_of_a_subscription_has_its_mail(account, mailoutbox, kind):
         anchor_day=1,
     )
     BillingEvent.objects.create(
-        account=account, subscription=subscription, kind=kind, data={"plan": "Pro"}, at=NOW
+        account=account, subscription=subscription, kind=kind, data=TURN, at=NOW
     )
 
     announcements.send_waiting(NOW)

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 
 from billing import money
 from billing.models import Invoice, InvoiceLine
+from portal import papers
 from portal.staff.desk import CappedPaginator, Facts, FactsInline, link, tag
 
 
@@ -37,15 +38,15 @@ class LineInline(FactsInline[InvoiceLine, Invoice]):
 class InvoiceAdmin(Facts[Invoice]):
     """One for each period of an account; an open one is what it uses now."""
 
-    list_display = ("__str__", "of_account", "standing", "period", "total", "closed_at")
+    list_display = ("__str__", "of_account", "standing", "paid", "period", "total", "closed_at")
     list_filter = ("state", "closed_at")
-    list_select_related = ("account",)
+    list_select_related = ("account", "charge")
     search_fields = ("account__name", "account__billing_email", "number__exact", "id__exact")
     search_help_text = "Account, its billing email, or the number."
     date_hierarchy = "period_end"
     paginator = CappedPaginator
     inlines = (LineInline,)
-    fields = ("of_account", "number", "standing", "period", "total", "cut", "closed_at")
+    fields = ("of_account", "number", "standing", "paid", "period", "total", "cut", "closed_at")
 
     @admin.display(description="account", ordering="account__name")
     def of_account(self, invoice: Invoice) -> str:
@@ -55,6 +56,13 @@ class InvoiceAdmin(Facts[Invoice]):
     def standing(self, invoice: Invoice) -> SafeString:
         is_closed = invoice.state == Invoice.State.CLOSED
         return tag(invoice.get_state_display(), "ok" if is_closed else "")
+
+    @admin.display(description="payment of the usage")
+    def paid(self, invoice: Invoice) -> SafeString | str:
+        paid = papers.standing(invoice)
+        if paid is None:
+            return "–"
+        return link(invoice.charge, paid.text)
 
     @admin.display(description="period, UTC", ordering="period_end")
     def period(self, invoice: Invoice) -> str:

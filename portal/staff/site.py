@@ -14,7 +14,16 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, URLResolver, path, reverse
 
-from billing.models import Drift, EnterpriseRequest, ProviderEvent, Reconciliation, Shipment
+from billing.models import (
+    Charge,
+    Drift,
+    EnterpriseRequest,
+    Payment,
+    ProviderEvent,
+    Reconciliation,
+    Refund,
+    Shipment,
+)
 from gateway.models import QuarantinedEntry
 from keys import issuance
 from keys.models import ApiKey
@@ -33,6 +42,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "billing.Subscription",
         "billing.Checkout",
         "billing.Invoice",
+        "billing.Charge",
+        "billing.Payment",
+        "billing.Refund",
         "billing.BillingEvent",
         "billing.Shipment",
         "billing.Reconciliation",
@@ -182,6 +194,27 @@ def waiting(request: HttpRequest) -> list[dict[str, Any]]:
             "provider event given up",
             "provider events given up",
             reverse("admin:billing_providerevent_changelist") + "?standing=dead",
+        ),
+        (
+            "billing.view_payment",
+            Payment.objects.filter(dispute=Payment.Dispute.OPEN).count(),
+            "payment disputed",
+            "payments disputed",
+            reverse("admin:billing_payment_changelist") + "?dispute=open",
+        ),
+        (
+            "billing.view_charge",
+            Charge.objects.filter(state=Charge.State.FAILED, invoice__isnull=False).count(),
+            "invoice that could not be charged",
+            "invoices that could not be charged",
+            reverse("admin:billing_charge_changelist") + "?state__exact=failed",
+        ),
+        (
+            "billing.view_refund",
+            Refund.objects.filter(state=Refund.State.FAILED).count(),
+            "refund that the provider declined",
+            "refunds that the provider declined",
+            reverse("admin:billing_refund_changelist") + "?state__exact=failed",
         ),
         (
             "billing.view_shipment",
