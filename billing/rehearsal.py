@@ -21,7 +21,18 @@ import structlog
 from django.conf import settings
 from django.db.models import Q
 
-from billing import checkout, contracts, inbox, invoices, shipping, subscriptions
+from billing import (
+    allowances,
+    auto_top_ups,
+    checkout,
+    contracts,
+    inbox,
+    invoices,
+    plan_credits,
+    shipping,
+    subscriptions,
+    topups,
+)
 from billing.models import ProviderEvent
 from billing.sandbox import deliveries, orders
 from billing.sandbox.models import SandboxJourney, SandboxOrder
@@ -181,6 +192,10 @@ def _to_renew(now: datetime) -> Iterable[UUID]:
     return subscriptions.due_for_sync(now).values_list("pk", flat=True)
 
 
+def _to_begin(now: datetime) -> Iterable[UUID]:
+    return set(plan_credits.due(now).values_list("account_id", flat=True))
+
+
 def _to_close(_: datetime) -> Iterable[UUID]:
     return invoices.due_to_close()
 
@@ -190,8 +205,11 @@ _WORK: tuple[Work, ...] = (
     ("deliveries to send", _deliveries, deliveries.send),
     ("deliveries to read", _unread, inbox.process),
     ("checkouts to ask about", checkout.due_for_sync, checkout.sync),
+    ("top-ups to ask about", topups.due_for_sync, topups.sync),
     ("accounts whose time has come", _to_advance, _advance),
     ("subscriptions to ask about", _to_renew, subscriptions.sync),
+    ("months that bring credits", _to_begin, allowances.begin_months),
+    ("credits to buy", auto_top_ups.due, auto_top_ups.buy),
     ("invoices to close", _to_close, invoices.close_due),
     ("providers to tell of usage", shipping.providers_due, shipping.send),
 )

@@ -18,7 +18,7 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from billing import allowances, catalogue, estimates, money, rating, subscriptions, terms
+from billing import allowances, catalogue, estimates, money, rating, subscriptions, terms, topups
 from billing.models import Checkout, PastIncluded, SpendCap, Subscription
 from billing.models.allowances import MAX_CAP_MINOR
 from billing.providers import ProviderUnavailable
@@ -149,6 +149,7 @@ def _page(
             "may_buy": may(request.membership.role, Capability.BILLING),
             "cap_form": cap_form,
             "credits_left": allowances.balance(account.pk, now),
+            "takes_credits": topups.takes_credits(has),
         },
         status=422 if cap_form and cap_form.errors else 200,
     )

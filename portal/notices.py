@@ -97,6 +97,21 @@ def of_quota(quota: Quota, *, own_terms: bool = False) -> list[Notice]:
     return []
 
 
+def of_credits(left: int, *, takes_credits: bool) -> list[Notice]:
+    """Credits that are used up, where calls need them. `left`: as far as the ledger has it."""
+    if left or not takes_credits:
+        return []
+    return [
+        Notice(
+            "warn",
+            "No prepaid credits are left.",
+            "Calls past what the plan includes are refused with credits_exhausted.",
+            reverse("credits"),
+            "Buy credits",
+        )
+    ]
+
+
 def _past_due(grace_end: datetime, now: datetime) -> Notice:
     if grace_end <= now:
         return Notice(

@@ -10,6 +10,7 @@ from gateway.views import GatewayView
 from portal import (
     access,
     billing_pages,
+    credit_pages,
     dashboard,
     docs,
     export_pages,
@@ -76,6 +77,13 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("dashboard/billing/resume/", billing_pages.billing_resume, name="billing_resume"),
     path("dashboard/billing/spend-cap/", billing_pages.billing_spend_cap, name="billing_spend_cap"),
     path("dashboard/billing/overage/", billing_pages.billing_overage, name="billing_overage"),
+    path("dashboard/billing/credits/", credit_pages.credits_page, name="credits"),
+    path(
+        "dashboard/billing/credits/buy/<int:pack_id>/",
+        credit_pages.credits_buy,
+        name="credits_buy",
+    ),
+    path("dashboard/billing/credits/<uuid:top_up_id>/", credit_pages.top_up_page, name="top_up"),
     # usage
     path("dashboard/usage/export/", export_pages.export_page, name="usage_export"),
     path(

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing import caps, rating
-from gateway import ledger, refill
+from gateway import ledger, refill, usage
 from gateway.models import CreditUse, UsageEvent
 from keys import records
 from keys.entitlements import Grant, MeterTerms
@@ -99,6 +99,8 @@ def test_what_is_not_billed_gives_its_credits_back_to_the_grants_they_came_from(
     assert drawn(1, 2) == [1, 9]
     assert sum(sum((event.credits or {}).values()) for event in _stored()) == 10
     assert dict(CreditUse.objects.values_list("grant_id", "credits")) == {1: 1, 2: 9}
+    ((_, by_day),) = usage.credits_by_day(customer.account.pk, 9)
+    assert by_day == 10
 
 
 def test_variable_units_reserve_their_maximum_and_draw_what_was_used(port, backend):

@@ -3,6 +3,7 @@
 from gateway.models.catalogue import CALLS, Api, Meter, Operation, Routes, WrittenJSONField
 from gateway.models.ledger import (
     CounterCorrection,
+    CreditDay,
     CreditUse,
     LatencyRollup,
     LedgerClock,
@@ -19,6 +20,7 @@ __all__ = [
     "CALLS",
     "Api",
     "CounterCorrection",
+    "CreditDay",
     "CreditUse",
     "LatencyRollup",
     "LedgerClock",
