@@ -6,18 +6,20 @@ return from the provider proves nothing: its page waits for the top-up's own sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from django import forms
+from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpResponse, HttpResponseRedirect
+from django.http import HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from billing import allowances, credit_history, terms, topups
-from billing.models import CreditPack, TopUp
+from billing import allowances, auto_top_ups, credit_history, money, terms, topups
+from billing.models import AutoTopUp, CreditPack, TopUp
 from billing.models.allowances import MAX_CREDITS
 from billing.providers import ProviderUnavailable
 from gateway import usage
@@ -66,14 +68,75 @@ class AmountForm(forms.Form):
         )
 
 
+class AutoForm(forms.Form):
+    """When which pack is bought by itself. A choice names the price that it was shown with."""
+
+    below = forms.IntegerField(
+        label="When fewer are left than", min_value=1, max_value=MAX_CREDITS, initial=100
+    )
+    most_per_month = forms.IntegerField(
+        label="At most, times a month", min_value=1, max_value=100, initial=5
+    )
+
+    def __init__(self, packs: Sequence[CreditPack], *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._packs = {_choice(pack): pack for pack in packs}
+        self.fields["pack"] = forms.ChoiceField(
+            label="Buy",
+            choices=[
+                (
+                    choice,
+                    f"{pack.credits:,} credits for {money.text(pack.price_minor, pack.currency)}",
+                )
+                for choice, pack in self._packs.items()
+            ],
+            error_messages={"invalid_choice": "The price list has changed: please look again."},
+        )
+
+    def clean_pack(self) -> CreditPack:
+        return self._packs[self.cleaned_data["pack"]]
+
+
+def _offer_text(pack: CreditPack) -> str:
+    return f"{pack.credits:,} credits for {money.text(pack.price_minor, pack.currency)}"
+
+
+def _choice(pack: CreditPack) -> str:
+    return f"{pack.pk}-{pack.credits}-{pack.price_minor}"
+
+
 @require_GET
 @member()
 def credits_page(request: AccountRequest) -> HttpResponse:
+    return _page(request, _auto_form(request))
+
+
+def _auto_form(request: AccountRequest, data: QueryDict | None = None) -> AutoForm | None:
+    """None where no provider could charge the account, or the member may not choose."""
+    has = terms.standing(request.account.pk, clock.now())
+    packs = topups.on_sale(has)
+    if not (may(request.membership.role, Capability.BILLING) and packs):
+        return None
+    if not (auto_top_ups.available(has) and topups.takes_credits(has)):
+        return None
+    wish = AutoTopUp.objects.filter(account_id=request.account.pk).first()
+    if wish is None:
+        return AutoForm(packs, data)
+    initial = {
+        "pack": f"{wish.pack_id}-{wish.credits}-{wish.amount_minor}",
+        "below": wish.below,
+        "most_per_month": wish.most_per_month,
+    }
+    return AutoForm(packs, data, initial=initial)
+
+
+def _page(request: AccountRequest, auto_form: AutoForm | None) -> HttpResponse:
     now = clock.now()
     account = request.account
     has = terms.standing(account.pk, now)
     holdings = allowances.holdings(account.pk, now)
     drawn = usage.credits_by_day(account.pk, DAYS_READ)
+    wish = AutoTopUp.objects.filter(account_id=account.pk).first()
     takes_credits = topups.takes_credits(has)
     left = sum(held.left for held in holdings)
     page = Paginator(credit_history.turns(holdings, drawn, now), TURNS_SHOWN)
@@ -94,8 +157,60 @@ def credits_page(request: AccountRequest) -> HttpResponse:
             ],
             "pending": account.top_ups.filter(state=TopUp.State.OPEN, payment_pending=True).first(),
             "may_buy": may(request.membership.role, Capability.BILLING),
+            "auto_form": auto_form,
+            "auto": wish,
+            "may_resume": wish is not None and wish.paused_because != auto_top_ups.PACK_CHANGED,
+            "auto_available": auto_top_ups.available(has),
+            "bought_this_month": auto_top_ups.bought_this_month(account.pk, now),
         },
+        status=422 if auto_form is not None and auto_form.errors else 200,
     )
+
+
+@require_POST
+@member(Capability.BILLING)
+def credits_auto(request: AccountRequest) -> HttpResponse:
+    """Has credits bought by themselves from now on, or changes when; a pause ends with it."""
+    form = _auto_form(request, request.POST)
+    if form is None:
+        messages.info(request, "Credits come by themselves with a paid plan that takes them.")
+        return redirect("credits")
+    if not form.is_valid():
+        return _page(request, form)
+    pack = form.cleaned_data["pack"]
+    try:
+        auto_top_ups.switch_on(
+            request.account,
+            pack,
+            pack.credits,
+            seen_minor=pack.price_minor,
+            below=form.cleaned_data["below"],
+            most_per_month=form.cleaned_data["most_per_month"],
+            by=request.user,
+            now=clock.now(),
+        )
+    except (auto_top_ups.NotPaidHere, topups.NothingTakesCredits, topups.NotForSale):
+        messages.error(request, CHANGED)
+    else:
+        messages.success(request, "Credits are bought by themselves from now on.")
+    return redirect("credits")
+
+
+@require_POST
+@member(Capability.BILLING)
+def credits_auto_resume(request: AccountRequest) -> HttpResponse:
+    """Goes on after a failed charge, at the price that was agreed."""
+    auto_top_ups.resume(request.account)
+    messages.success(request, "Credits are bought by themselves again.")
+    return redirect("credits")
+
+
+@require_POST
+@member(Capability.BILLING)
+def credits_auto_off(request: AccountRequest) -> HttpResponse:
+    auto_top_ups.switch_off(request.account)
+    messages.success(request, "No more credits are bought by themselves.")
+    return redirect("credits")
 
 
 @require_http_methods(["GET", "POST"])

@@ -83,6 +83,17 @@ urlpatterns: list[URLPattern | URLResolver] = [
         credit_pages.credits_buy,
         name="credits_buy",
     ),
+    path("dashboard/billing/credits/auto/", credit_pages.credits_auto, name="credits_auto"),
+    path(
+        "dashboard/billing/credits/auto/resume/",
+        credit_pages.credits_auto_resume,
+        name="credits_auto_resume",
+    ),
+    path(
+        "dashboard/billing/credits/auto/off/",
+        credit_pages.credits_auto_off,
+        name="credits_auto_off",
+    ),
     path("dashboard/billing/credits/<uuid:top_up_id>/", credit_pages.top_up_page, name="top_up"),
     # usage
     path("dashboard/usage/export/", export_pages.export_page, name="usage_export"),

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing import allowances, topups
-from billing.models import CreditPack, TopUp
+from billing.models import AutoTopUp, CreditPack, Plan, TopUp
 from billing.sandbox import orders
 from billing.sandbox.cards import of_name
 from gateway.models import CreditDay
@@ -222,3 +222,85 @@ def test_an_outsider_gets_404(account, browser):
     assert outsider.get(reverse("top_up", args=[row.pk])).status_code == 404
     unlisted = make_pack(listed=False)
     assert browser.get(reverse("credits_buy", args=[unlisted.pk])).status_code == 404
+
+
+# ------------------------------------------------------------------ by themselves
+
+
+def switched_on(browser, offered, **fields):
+    choice = f"{offered.pk}-{offered.credits}-{offered.price_minor}"
+    given = {"pack": choice, "below": "100", "most_per_month": "3"} | fields
+    return browser.post(reverse("credits_auto"), given)
+
+
+def test_credits_can_be_had_by_themselves_and_no_more(account, browser):
+    pack = make_pack(1000, 10_00)
+    offered = shown(browser)
+
+    switched_on(browser, pack)
+    html = shown(browser)
+    wish = AutoTopUp.objects.get()
+    browser.post(reverse("credits_auto_off"))
+
+    assert Page(offered).one("form", action=reverse("credits_auto"))
+    assert (wish.credits, wish.amount_minor, wish.below, wish.most_per_month) == (
+        1000, 10_00, 100, 3,
+    )  # fmt: skip
+    assert wish.set_by == account.members.get()
+    assert "1,000 credits for $10.00" in html
+    assert "0 of 3 at most" in html
+    assert not AutoTopUp.objects.exists()
+
+
+def test_a_pause_says_why_and_ends_with_a_click(account, browser):
+    switched_on(browser, make_pack())
+    AutoTopUp.objects.update(paused_because="Your card was declined.")
+
+    html = shown(browser)
+    browser.post(reverse("credits_auto_resume"))
+
+    assert "Your card was declined." in html
+    assert Page(html).one("form", action=reverse("credits_auto_resume"))
+    assert AutoTopUp.objects.get().paused_because == ""
+
+
+@pytest.mark.parametrize(
+    "fields", [{"below": "0"}, {"below": ""}, {"most_per_month": "101"}, {"pack": "1-2-3"}]
+)
+def test_a_wish_that_makes_no_sense_is_not_taken(account, browser, fields):
+    answer = switched_on(browser, make_pack(), **fields)
+
+    assert answer.status_code == 422
+    assert faults(answer.content.decode()) == []
+    assert not AutoTopUp.objects.exists()
+
+
+def test_a_price_that_has_changed_is_not_agreed_to(account, browser):
+    pack = make_pack(1000, 10_00)
+    CreditPack.objects.update(price_minor=12_00)
+
+    answer = switched_on(browser, pack)
+
+    assert "The price list has changed" in answer.content.decode()
+    assert not AutoTopUp.objects.exists()
+
+
+def test_only_who_pays_may_have_them_bought_by_themselves(account):
+    pack = make_pack()
+    developer = signed_in(make_member(account, "developer"))
+
+    assert switched_on(developer, pack).status_code == 403
+    assert developer.post(reverse("credits_auto_resume")).status_code == 403
+    assert developer.post(reverse("credits_auto_off")).status_code == 403
+
+
+def test_on_free_they_wait_for_a_paid_plan():
+    account = subscribed(prepaid_version(kind=Plan.Kind.FREE), provider="none").account
+    browser = signed_in(account.members.get())
+    pack = make_pack()
+
+    html = shown(browser)
+    switched_on(browser, pack)
+
+    assert "With a paid plan" in html
+    assert not AutoTopUp.objects.exists()

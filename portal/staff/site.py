@@ -28,7 +28,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "billing.Plan",
         "billing.PlanVersion",
         "billing.Contract",
+        "billing.CreditPack",
         "billing.CreditGrant",
+        "billing.TopUp",
         "billing.Subscription",
         "billing.Checkout",
         "billing.Invoice",
@@ -53,6 +55,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 NAMES = {
     "auditlog.LogEntry": "Audit log",
     "billing.BillingEvent": "Billing history",
+    "billing.TopUp": "Credits bought",
     "gateway.CounterCorrection": "Corrected counters",
     "billing.Reconciliation": "Reconciliations with providers",
     "billing.SandboxMeterEvent": "Sandbox’s meter",
