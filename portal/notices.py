@@ -3,12 +3,14 @@
 Words for states that others own; changes nothing and reads no database.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.urls import reverse
 
 from billing import terms
+from billing.allowances import Held
 from billing.models import Subscription
 from keys.models import Entitlement
 from portal.quotas import Quota
@@ -97,19 +99,18 @@ def of_quota(quota: Quota, *, own_terms: bool = False) -> list[Notice]:
     return []
 
 
-def of_credits(left: int, *, takes_credits: bool) -> list[Notice]:
-    """Credits that are used up, where calls need them. `left`: as far as the ledger has it."""
-    if left or not takes_credits:
+def of_credits(holdings: Sequence[Held]) -> list[Notice]:
+    """Credits that are used up, or nearly, as far as the ledger has it: where calls need them."""
+    left = sum(held.left for held in holdings)
+    given = sum(held.grant.amount for held in holdings if not held.is_over)
+    if left and 10 * left > given:
         return []
-    return [
-        Notice(
-            "warn",
-            "No prepaid credits are left.",
-            "Calls past what the plan includes are refused with credits_exhausted.",
-            reverse("credits"),
-            "Buy credits",
-        )
-    ]
+    way = (reverse("credits"), "Buy credits")
+    if not left:
+        text = "Calls past what the plan includes are refused with credits_exhausted."
+        return [Notice("warn", "No prepaid credits are left.", text, *way)]
+    text = f"Of {given:,} that were there, {left:,} are left."
+    return [Notice("", "Few prepaid credits are left.", text, *way)]
 
 
 def _past_due(grace_end: datetime, now: datetime) -> Notice:

@@ -25,6 +25,7 @@ from portal import (
     verification,
 )
 from portal.api import access as api_access
+from portal.api import credits as api_credits
 from portal.api import events as api_events
 from portal.api import invoices as api_invoices
 from portal.api import keys as api_keys
@@ -171,6 +172,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/events", api_events.Events.as_view(), name="api_events"),
     path("api/v1/usage", api_usage.Usage.as_view(), name="api_usage"),
     path("api/v1/usage/export", api_usage.UsageExport.as_view(), name="api_usage_export"),
+    path("api/v1/credits", api_credits.Credits.as_view(), name="api_credits"),
     path("api/v1/invoices", api_invoices.Invoices.as_view(), name="api_invoices"),
     path(
         "api/v1/invoices/<uuid:invoice_id>",

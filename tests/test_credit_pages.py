@@ -17,6 +17,7 @@ from gateway.models import CreditDay
 from tests.factories import make_account, make_member, make_plans, make_user
 from tests.markup import Page, faults
 from tests.prepaid import draw, make_pack, prepaid_version, subscribed
+from tests.test_invoices import api
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_clean")]
 
@@ -304,3 +305,29 @@ def test_on_free_they_wait_for_a_paid_plan():
 
     assert "With a paid plan" in html
     assert not AutoTopUp.objects.exists()
+
+
+def test_the_api_gives_what_is_left_to_whom_it_belongs(account):
+    now = timezone.now()
+    grant = allowances.grant(account, 100, reason="gift", by=None, now=now)
+    used = allowances.grant(account, 7, reason="gift", by=None, now=now)
+    draw(account, grant.pk, 30)
+    draw(account, used.pk, 7)
+
+    answer = api(account, "/api/v1/credits", scope="usage:read")
+
+    assert answer.json() == {
+        "balance": 70,
+        "grants": [
+            {
+                "id": grant.pk,
+                "source": "staff",
+                "given": 100,
+                "left": 70,
+                "expires_at": None,
+            }
+        ],
+    }
+    assert api(account, "/api/v1/credits", scope="keys:read").status_code == 403
+    other = subscribed(prepaid_version()).account
+    assert api(other, "/api/v1/credits", scope="usage:read").json()["balance"] == 0

@@ -12,12 +12,13 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import allowances, inbox, topups
-from billing.models import CreditGrant, CreditPack, Plan, ProviderEvent, TopUp
+from billing import allowances, collecting, inbox, refunds, topups
+from billing.models import CreditGrant, CreditPack, Payment, Plan, ProviderEvent, TopUp
 from billing.models.allowances import MAX_CREDITS
 from billing.sandbox import orders
+from billing.sandbox import payments as sandbox_payments
 from billing.sandbox.cards import of_name
-from billing.sandbox.models import SandboxDelivery, SandboxOrder
+from billing.sandbox.models import SandboxDelivery, SandboxOrder, SandboxPayment
 from billing.topups import NotForSale, NothingTakesCredits
 from tests.factories import make_account, make_plans
 from tests.prepaid import START, draw, granted, make_pack, prepaid_version, subscribed
@@ -307,13 +308,42 @@ def test_eight_workers_at_once_give_once(shop):
 def test_a_refund_takes_what_is_left_back_once(account):
     row = order(account)
     pay(row)
-    row = topups.sync(row.pk, NOW)
-    grant = account.credit_grants.get()
-    draw(account, grant.pk, 300)
+    topups.sync(row.pk, NOW)
+    draw(account, account.credit_grants.get().pk, 300)
     other = allowances.grant(account, 50, reason="sorry", by=None, now=NOW)
 
-    taken = [allowances.take_back(row, NOW) for _ in range(2)]
+    for amount_minor in (7_00, 1_00):
+        asked = refunds.ask(Payment.objects.get().pk, amount_minor, "asked for", NOW)
+        collecting.send_refund(asked.pk, NOW)
 
-    assert taken == [700, 0]
+    taken = [
+        event.data["credits_taken"] for event in account.billing_events.filter(kind="refunded")
+    ]
+    assert sorted(taken) == [0, 700]
     assert balance(account) == 50
     assert granted(account.pk) == [(other.pk, 50)]
+
+
+def test_what_is_paid_back_at_the_provider_takes_them_too(account):
+    row = order(account)
+    pay(row)
+    topups.sync(row.pk, NOW)
+    paid = SandboxPayment.objects.get(kind="sale")
+    sandbox_payments.refund(paid, 10_00, "by hand", NOW)
+
+    topups.apply(account, row.pk, topups.fetch(row), NOW)
+
+    assert balance(account) == 0
+    assert Payment.objects.get().refunded_minor == 10_00
+    assert TopUp.objects.get().state == State.COMPLETED
+
+
+def test_a_sale_is_a_payment_of_the_account(account):
+    row = order(account)
+    pay(row)
+    topups.sync(row.pk, NOW)
+
+    payment = account.payments.get()
+    assert (payment.kind, payment.reference, payment.amount_minor, payment.state) == (
+        "sale", str(row.pk), 10_00, "paid",
+    )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from billing import catalogue
-from billing.models import PastIncluded, Plan, PlanMeter, PlanVersion
+from billing.models import CreditPack, PastIncluded, Plan, PlanMeter, PlanVersion
 from gateway.models import CALLS, Meter
 
 
@@ -65,6 +65,20 @@ def seed(now: datetime) -> None:
         )
         if new and demo.kind != Plan.Kind.ENTERPRISE:
             publish(plan, demo, calls, now)
+
+
+def seed_packs() -> None:
+    """Credits to buy, for plans that take them."""
+    if not CreditPack.objects.exists():
+        CreditPack.objects.create(name="1,000 credits", credits=1_000, price_minor=10_00)
+        CreditPack.objects.create(
+            name="10,000 credits",
+            credits=10_000,
+            price_minor=80_00,
+            any_amount=True,
+            expires_after_days=365,
+            position=1,
+        )
 
 
 def publish(plan: Plan, demo: DemoPlan, calls: Meter, now: datetime) -> None:

@@ -52,6 +52,7 @@ def everything(data_dir: Path, api: Api, *, staff_password: str, now: datetime) 
     path = data_dir / "demo.json"
     known = read(path)
     prices.seed(now)
+    prices.seed_packs()
     staff(known, staff_password)
     account, buyer, buyer_password = customer(known)
     subscribe(account, buyer, now)
