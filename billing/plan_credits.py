@@ -94,7 +94,7 @@ def _give_month(subscription: Subscription, start: datetime, end: datetime, now:
             amount=lacking,
             priority=OF_MONTH,
             expires_at=end,
-            reason=f"{subscription.version.plan.name}, from {start:%Y-%m-%d} on",
+            reason=f"{subscription.version.plan.name}, from {start.day} {start:%B %Y}",
         )
 
 
