@@ -27,15 +27,16 @@ PACK_CHANGED = "The pack is sold at another price now, or no longer."
 
 
 class NotPaidHere(Exception):
-    """The account has no plan that a provider is paid for, so that it could charge for credits."""
+    """The account has no plan that goes on and that a provider is paid for."""
 
 
 def available(has: Standing) -> bool:
-    """Whether there is a provider that could charge the account."""
+    """Whether the account has a plan that a provider is paid for, and that goes on."""
     return (
         has.subscription is not None
         and has.subscription.provider != NO_PROVIDER
         and has.subscription.state == Subscription.State.ACTIVE
+        and not has.subscription.cancel_at_period_end
     )
 
 
@@ -173,11 +174,13 @@ def bought_this_month(account_id: UUID, now: datetime) -> int:
 
 
 def _ready() -> QuerySet[AutoTopUp]:
-    """Wishes that are not paused, with nothing on its way already."""
+    """Wishes that are not paused, of accounts that may call, with nothing on its way already."""
     on_its_way = TopUp.objects.filter(
         account_id=OuterRef("account_id"), automatic=True, state=TopUp.State.OPEN
     )
-    return AutoTopUp.objects.filter(~Exists(on_its_way), paused_because="")
+    return AutoTopUp.objects.filter(
+        ~Exists(on_its_way), paused_because="", account__entitlement__suspended=False
+    )
 
 
 def _still_agreed(wish: AutoTopUp, has: Standing) -> bool:

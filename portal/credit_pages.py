@@ -153,7 +153,7 @@ def _page(request: AccountRequest, auto_form: AutoForm | None) -> HttpResponse:
             "packs": topups.on_sale(has) if takes_credits else [],
             "notices": [
                 *notices.of_account(entitlement_of(account), has.subscription, now),
-                *(notices.of_credits(holdings) if takes_credits else ()),
+                *(notices.of_credits(holdings, now) if takes_credits else ()),
             ],
             "pending": account.top_ups.filter(state=TopUp.State.OPEN, payment_pending=True).first(),
             "may_buy": may(request.membership.role, Capability.BILLING),

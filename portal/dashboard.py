@@ -172,7 +172,7 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
                     for notice in notices.of_quota(quota, own_terms=has.contract is not None)
                 ),
                 *(
-                    notices.of_credits(allowances.holdings(account.pk, now))
+                    notices.of_credits(allowances.holdings(account.pk, now), now)
                     if any(quota.credits_per_unit for quota in found)
                     else ()
                 ),

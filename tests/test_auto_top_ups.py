@@ -14,6 +14,7 @@ from billing import allowances, auto_top_ups, charges, collecting, topups
 from billing.models import AutoTopUp, Charge, CreditPack, Plan, Subscription, TopUp
 from billing.providers import ProviderUnavailable
 from billing.sandbox.models import SandboxFaults, SandboxOrder, SandboxPayment
+from keys.models import Entitlement
 from tests.factories import make_account, make_plans
 from tests.prepaid import START, draw, make_pack, prepaid_version, subscribed
 
@@ -172,14 +173,31 @@ def test_a_pack_that_has_changed_is_not_bought_until_the_customer_has_seen_it(ac
     assert not TopUp.objects.exists()
 
 
-@pytest.mark.parametrize("state", ["past_due", "paused", "ended"])
-def test_who_does_not_pay_for_a_plan_is_charged_for_none(account, state):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "past_due"},
+        {"state": "paused"},
+        {"state": "ended"},
+        {"cancel_at_period_end": True},
+    ],
+)
+def test_who_does_not_go_on_paying_for_a_plan_is_charged_for_none(account, change):
     wish(account)
-    account.subscriptions.update(state=state)
+    account.subscriptions.update(**change)
 
     pass_time(NOW)
 
     assert auto_top_ups.due(NOW) == []
+    assert not TopUp.objects.exists()
+
+
+def test_a_suspended_account_is_charged_for_none(account):
+    wish(account)
+    Entitlement.objects.update(suspended=True)
+
+    pass_time(NOW)
+
     assert not TopUp.objects.exists()
 
 

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing import allowances, topups
-from billing.models import AutoTopUp, CreditPack, Plan, TopUp
+from billing.models import AutoTopUp, CreditGrant, CreditPack, Plan, TopUp
 from billing.sandbox import orders
 from billing.sandbox.cards import of_name
 from gateway.models import CreditDay
@@ -331,3 +331,16 @@ def test_the_api_gives_what_is_left_to_whom_it_belongs(account):
     assert api(account, "/api/v1/credits", scope="keys:read").status_code == 403
     other = subscribed(prepaid_version()).account
     assert api(other, "/api/v1/credits", scope="usage:read").json()["balance"] == 0
+
+
+def test_what_expires_soon_is_told_unless_it_comes_again(account, browser):
+    now = timezone.now()
+    soon = now + timedelta(days=5)
+    allowances.grant(account, 400, reason="gift", by=None, now=now, expires_at=soon)
+    allowances.grant(account, 9, reason="later", by=None, now=now)
+
+    told = shown(browser)
+    CreditGrant.objects.filter(amount=400).update(source="plan")
+
+    assert "400 credits expire on" in told
+    assert "credits expire on" not in shown(browser)
