@@ -1,10 +1,14 @@
 """Credits given to an account, and its own spend cap: every change holds from the next call on.
 
-Owns the order in which grants are used. What is drawn of them is the gateway's to count.
+What is drawn of grants is the gateway's to count. Those of a plan are given by
+`billing.plan_credits`, those that are bought by `billing.topups`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,9 +16,9 @@ from uuid import UUID
 import structlog
 from django.db import transaction
 
-from billing import accounts, terms
+from billing import accounts, plan_credits, terms
 from billing.accounts import Account
-from billing.models import CreditGrant, SpendCap
+from billing.models import CreditGrant, SpendCap, TopUp
 from gateway import usage
 
 log = structlog.get_logger(__name__)
@@ -49,14 +53,92 @@ def grant(
     return given
 
 
+@dataclass(frozen=True)
+class Held:
+    """A grant and what was drawn of it, as far as the ledger has it."""
+
+    grant: CreditGrant
+    drawn: int
+    now: datetime
+
+    @property
+    def is_over(self) -> bool:
+        expires_at = self.grant.expires_at
+        taken_back = self.grant.taken_back_at is not None
+        return taken_back or (expires_at is not None and expires_at <= self.now)
+
+    @property
+    def unspent(self) -> int:
+        """Never drawn: to be used still or, of one that is over, gone."""
+        return max(self.grant.amount - self.drawn, 0)
+
+    @property
+    def left(self) -> int:
+        return 0 if self.is_over else self.unspent
+
+
+def holdings(account_id: UUID, now: datetime) -> list[Held]:
+    """All that the account was ever given, in the order of use."""
+    drawn = usage.credits_drawn(account_id)
+    return [
+        Held(grant, drawn.get(grant.pk, 0), now)
+        for grant in CreditGrant.objects.filter(account_id=account_id)
+    ]
+
+
 def balance(account_id: UUID, now: datetime) -> int | None:
     """Credits that are left, as far as the ledger has it; None for who was never given any."""
-    grants = CreditGrant.objects.filter(account_id=account_id)
-    if not grants.exists():
-        return None
-    drawn = usage.credits_drawn(account_id)
-    alive = grants.exclude(expires_at__lte=now)
-    return sum(max(grant.amount - drawn.get(grant.pk, 0), 0) for grant in alive)
+    held = holdings(account_id, now)
+    return sum(one.left for one in held) if held else None
+
+
+def balances(account_ids: Collection[UUID], now: datetime) -> Counter[UUID]:
+    """Likewise of many accounts at once; 0 for who was never given any."""
+    alive = list(
+        CreditGrant.objects.filter(account_id__in=account_ids, taken_back_at=None).exclude(
+            expires_at__lte=now
+        )
+    )
+    drawn = usage.credits_drawn_of(grant.pk for grant in alive)
+    left: Counter[UUID] = Counter()
+    for grant in alive:
+        left[grant.account_id] += Held(grant, drawn.get(grant.pk, 0), now).left
+    return left
+
+
+def take_back(top_up: TopUp, now: datetime) -> int:
+    """Takes back what is left of the credits that were bought with it, for they were paid back.
+
+    Under the caller's account lock. Calls that are on their way keep what they have drawn. Returns
+    how many were taken, as far as the ledger has it; 0 where there are none, or not any more.
+    """
+    holding = next(
+        (
+            held
+            for held in holdings(top_up.account_id, now)
+            if held.grant.cause == bought_with(top_up) and held.left
+        ),
+        None,
+    )
+    if holding is None:
+        return 0
+    CreditGrant.objects.filter(pk=holding.grant.pk).update(taken_back_at=now)
+    terms.refresh(top_up.account_id, now)
+    log.info("credits.taken_back", top_up=str(top_up.pk), amount=holding.left)
+    return holding.left
+
+
+def bought_with(top_up: TopUp) -> str:
+    """The cause of the one grant that a top-up ends in."""
+    return f"topup:{top_up.pk}"
+
+
+def begin_months(account_id: UUID, now: datetime) -> None:
+    """Gives an account the credits of the month that its plan has begun."""
+    with transaction.atomic():
+        accounts.locked(account_id)
+        if plan_credits.due(now).filter(account_id=account_id).exists():
+            terms.refresh(account_id, now)
 
 
 def set_cap(account: Account, cap_minor: int | None, *, by: Any, now: datetime) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
-from billing import accounts, history, terms
+from billing import accounts, fulfilment, history, terms
 from billing.models import BillingEvent, Charge, Invoice, Subscription
 from billing.providers import ChargeLine
 from billing.terms import NO_PROVIDER
@@ -80,7 +80,8 @@ def paid(charge: Charge, now: datetime) -> None:
         return
     charge.state, charge.reason, charge.settled_at = State.PAID, "", now
     _owe_no_more(charge, now)
-    _record(Kind.CHARGED, charge, now)
+    if not fulfilment.settle(charge, now):
+        _record(Kind.CHARGED, charge, now)
 
 
 def _failed(charge: Charge, reason: str, now: datetime) -> None:
@@ -91,6 +92,7 @@ def _failed(charge: Charge, reason: str, now: datetime) -> None:
         retries = (charge.failed_since + after for after in RETRIES)
         charge.next_attempt_at = next((at for at in retries if at > now), None)
     charge.save(update_fields=["state", "reason", "next_attempt_at", "failed_since"])
+    fulfilment.settle(charge, now)
     if charge.invoice_id is not None:
         terms.refresh(charge.account_id, now)
         again = charge.next_attempt_at
@@ -117,6 +119,7 @@ def _by_hand(charge_id: UUID, state: Charge.State, now: datetime) -> bool:
         else:
             charge.state, charge.settled_at = state, now
             _owe_no_more(charge, now)
+            fulfilment.settle(charge, now)
     return True
 
 

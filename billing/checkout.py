@@ -8,16 +8,16 @@ webhook hints at it, and by beat for checkouts whose webhook never came.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 import structlog
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
-from billing import accounts, catalogue, history, providers, subscriptions, tickets
+from billing import accounts, asking, catalogue, history, providers, subscriptions, tickets
 from billing.accounts import Account
 from billing.models import BillingEvent, Checkout, PlanVersion
 from billing.providers import CheckoutState, Order, ProviderUnavailable
@@ -28,12 +28,6 @@ log = structlog.get_logger(__name__)
 
 State = Checkout.State
 _ENDINGS: dict[str, str] = {"failed": State.FAILED, "expired": State.EXPIRED}
-# A checkout left open is asked about less and less often, in proportion to its age.
-_ASK_AFTER = timedelta(seconds=10)
-_ASK_SHARE_OF_AGE = 10
-_ASK_AT_ONCE = 100
-# Opening a session takes seconds: after this long without one, it was interrupted.
-_OPENED_WITHIN = timedelta(hours=1)
 
 
 class OtherCurrency(Exception):
@@ -214,23 +208,13 @@ def sync(checkout_id: UUID, now: datetime) -> Checkout:
 
 def due_for_sync(now: datetime) -> list[UUID]:
     """Checkouts to ask about now: open ones whose webhook may be lost, refunds not done yet."""
-    waiting = Checkout.objects.filter(
-        ~Q(provider_session_id=""),
-        Q(state=State.OPEN) | Q(state=State.SUPERSEDED, refunded_at=None),
-    ).order_by(F("synced_at").asc(nulls_first=True))
-    return [
-        row.pk
-        for row in waiting.only("pk", "created_at", "synced_at").iterator()
-        if now - (row.synced_at or row.created_at)
-        >= max(_ASK_AFTER, (now - row.created_at) / _ASK_SHARE_OF_AGE)
-    ][:_ASK_AT_ONCE]
+    unsettled = Q(state=State.OPEN) | Q(state=State.SUPERSEDED, refunded_at=None)
+    return asking.due(Checkout.objects.filter(unsettled), now)
 
 
 def fail_interrupted(now: datetime) -> None:
     """Ends checkouts that were interrupted before their buyer got an address to pay at."""
-    interrupted = Checkout.objects.filter(
-        state=State.OPEN, provider_session_id="", created_at__lte=now - _OPENED_WITHIN
-    )
+    interrupted = asking.interrupted(Checkout.objects.filter(state=State.OPEN), now)
     failed = interrupted.update(state=State.FAILED, error="It was interrupted before it began.")
     if failed:
         log.warning("checkout.interrupted", count=failed)

@@ -16,8 +16,8 @@ import structlog
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from billing import accounts, checkout, providers, shipping, subscriptions
-from billing.models import Charge, Checkout, ProviderEvent, Subscription
+from billing import accounts, checkout, providers, shipping, subscriptions, topups
+from billing.models import Charge, Checkout, ProviderEvent, Subscription, TopUp
 from billing.providers import Forged, metering
 
 log = structlog.get_logger(__name__)
@@ -135,6 +135,8 @@ def _follow(event: ProviderEvent, now: datetime) -> None:
                 account = accounts.locked(found.account_id)
                 subscriptions.apply(account, bought, event.provider, now)
                 _processed(event, now)
+    elif isinstance(found, TopUp):
+        _follow_top_up(event, found, now)
     else:
         visited = checkout.fetch(found)
         with transaction.atomic():
@@ -145,7 +147,18 @@ def _follow(event: ProviderEvent, now: datetime) -> None:
         checkout.refund_superseded(found.pk, now)
 
 
-def _subject(event: ProviderEvent) -> Subscription | Checkout | None:
+def _follow_top_up(event: ProviderEvent, row: TopUp, now: datetime) -> None:
+    if not row.provider_session_id:  # its charge says what became of it
+        _processed(event, now, ignored=True)
+        return
+    visited = topups.fetch(row)
+    with transaction.atomic():
+        if _still_open(event):
+            topups.apply(accounts.locked(row.account_id), row.pk, visited, now)
+            _processed(event, now)
+
+
+def _subject(event: ProviderEvent) -> Subscription | Checkout | TopUp | None:
     """The row of ours that the delivery is about; None: nothing of ours, or no matter."""
     subject = providers.get(event.provider).subject(event.type, event.payload)
     if subject is None:
@@ -165,7 +178,10 @@ def _subject(event: ProviderEvent) -> Subscription | Checkout | None:
     charged = Charge.objects.filter(pk=reference, provider=event.provider).first()
     if charged is not None:
         return charged.subscription
-    return Checkout.objects.filter(pk=reference, provider=event.provider).first()
+    return (
+        Checkout.objects.filter(pk=reference, provider=event.provider).first()
+        or TopUp.objects.filter(pk=reference, provider=event.provider).first()
+    )
 
 
 def _still_open(event: ProviderEvent) -> bool:

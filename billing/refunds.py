@@ -11,11 +11,11 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 
-from billing import accounts, history, parties, tickets
+from billing import accounts, allowances, history, parties, tickets
 from billing.invoices import WE_ISSUE_FOR
-from billing.models import BillingEvent, Charge, Invoice, InvoiceCounter, Payment, Refund
+from billing.models import BillingEvent, Charge, Invoice, InvoiceCounter, Payment, Refund, TopUp
 
 State = Refund.State
 
@@ -125,6 +125,7 @@ def _settle(refund: Refund, now: datetime) -> None:
     refund.seller = parties.seller()
     refund.buyer = payment.buyer or parties.buyer(payment.account)
     refund.save()
+    top_up = _top_up_of(payment)
     history.record(
         BillingEvent.Kind.REFUNDED,
         payment.account_id,
@@ -135,7 +136,18 @@ def _settle(refund: Refund, now: datetime) -> None:
         amount_minor=refund.amount_minor,
         currency=refund.currency,
         reason=refund.reason,
+        credits_taken=allowances.take_back(top_up, now) if top_up else 0,
     )
+
+
+def _top_up_of(payment: Payment) -> TopUp | None:
+    """What was bought with it, in a checkout or by a charge; None: no credits."""
+    try:
+        reference = UUID(payment.reference)
+    except ValueError:
+        return None
+    bought = Q(pk=reference) | Q(charge_id=reference)
+    return TopUp.objects.filter(bought, account_id=payment.account_id).first()
 
 
 def _standing(payment: Payment) -> QuerySet[Refund]:

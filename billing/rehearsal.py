@@ -23,6 +23,8 @@ from django.db import transaction
 from django.db.models import Q
 
 from billing import (
+    allowances,
+    auto_top_ups,
     checkout,
     collecting,
     contracts,
@@ -30,8 +32,10 @@ from billing import (
     inbox,
     invoices,
     plan_changes,
+    plan_credits,
     shipping,
     subscriptions,
+    topups,
 )
 from billing.models import ProviderEvent
 from billing.sandbox import deliveries, orders
@@ -207,6 +211,10 @@ def _to_refund(now: datetime) -> Iterable[UUID]:
     return collecting.due_refunds(now).values_list("pk", flat=True)
 
 
+def _to_begin(now: datetime) -> Iterable[UUID]:
+    return set(plan_credits.due(now).values_list("account_id", flat=True))
+
+
 def _to_close(_: datetime) -> Iterable[UUID]:
     return invoices.due_to_close()
 
@@ -216,9 +224,12 @@ _WORK: tuple[Work, ...] = (
     ("deliveries to send", _deliveries, deliveries.send),
     ("deliveries to read", _unread, inbox.process),
     ("checkouts to ask about", checkout.due_for_sync, checkout.sync),
+    ("top-ups to ask about", topups.due_for_sync, topups.sync),
     ("accounts whose time has come", _to_advance, _advance),
     ("subscriptions to ask about", _to_renew, subscriptions.sync),
     ("changes to tell a provider of", _to_tell, plan_changes.tell),
+    ("months that bring credits", _to_begin, allowances.begin_months),
+    ("credits to buy", auto_top_ups.due, auto_top_ups.buy),
     ("invoices to close", _to_close, invoices.close_due),
     ("charges", _to_charge, collecting.send_charge),
     ("refunds", _to_refund, collecting.send_refund),

@@ -6,6 +6,8 @@ import structlog
 from celery import shared_task
 
 from billing import (
+    allowances,
+    auto_top_ups,
     charges,
     checkout,
     collecting,
@@ -15,11 +17,13 @@ from billing import (
     inbox,
     invoices,
     plan_changes,
+    plan_credits,
     provider_moves,
     reconciliation,
     rehearsal,
     shipping,
     subscriptions,
+    topups,
 )
 from billing.providers import ProviderUnavailable
 from billing.sandbox import deliveries, orders
@@ -69,6 +73,49 @@ def sync_checkout(checkout_id: str) -> None:
         checkout.sync(UUID(checkout_id), clock.now())
     except ProviderUnavailable as error:
         log.warning("checkout.unanswered", checkout=checkout_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def sync_open_top_ups() -> None:
+    """Credits that may have been paid for without a webhook reaching us."""
+    now = clock.now()
+    topups.fail_interrupted(now)
+    for top_up_id in topups.due_for_sync(now):
+        sync_top_up.delay(str(top_up_id))
+
+
+@shared_task(ignore_result=True)
+def sync_top_up(top_up_id: str) -> None:
+    try:
+        topups.sync(UUID(top_up_id), clock.now())
+    except ProviderUnavailable as error:
+        log.warning("topup.unanswered", top_up=top_up_id, error=str(error))
+
+
+@shared_task(ignore_result=True)
+def buy_credits() -> None:
+    """Credits that come by themselves where few are left."""
+    for account_id in auto_top_ups.due(clock.now()):
+        buy_credits_for.delay(str(account_id))
+
+
+@shared_task(ignore_result=True)
+def buy_credits_for(account_id: str) -> None:
+    row = auto_top_ups.buy(UUID(account_id), clock.now())
+    if row is not None:
+        send_charge.delay(str(row.charge_id))
+
+
+@shared_task(ignore_result=True)
+def begin_months() -> None:
+    """Months of usage that bring credits, also within a year that is paid at once."""
+    for account_id in set(plan_credits.due(clock.now()).values_list("account_id", flat=True)):
+        begin_months_of.delay(str(account_id))
+
+
+@shared_task(ignore_result=True)
+def begin_months_of(account_id: str) -> None:
+    allowances.begin_months(UUID(account_id), clock.now())
 
 
 @shared_task(ignore_result=True)

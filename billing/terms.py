@@ -18,7 +18,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db.models import Q
 
-from billing import caps, opening, periods, rating
+from billing import caps, opening, periods, plan_credits, rating
 from billing.models import (
     AddOn,
     Charge,
@@ -154,6 +154,9 @@ def refresh(account_id: UUID, now: datetime) -> Entitlement | None:
     boundaries = usage_periods(has, now)
     opening.run_on(account_id, now)
     opening.begin(account_id, boundaries)
+    is_let_through = state == Entitlement.State.ACTIVE and (ends_at is None or ends_at > now)
+    if has.subscription and not has.contract and is_let_through:
+        plan_credits.give(has.subscription, boundaries, now)
     return entitlements.apply(
         account_id,
         state=state,
@@ -392,7 +395,9 @@ def _with_allowances(granted: Terms, account_id: UUID, has: Standing, now: datet
     Grants that are used up or over are left out; an expiry in between the gateway sees itself.
     """
     drawn = usage.credits_drawn(account_id)
-    alive = CreditGrant.objects.filter(account_id=account_id).exclude(expires_at__lte=now)
+    alive = CreditGrant.objects.filter(account_id=account_id, taken_back_at=None).exclude(
+        expires_at__lte=now
+    )
     cap = SpendCap.objects.filter(account_id=account_id).first()
     priced = has.price
     return replace(

@@ -10,7 +10,7 @@ import json
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -54,6 +54,7 @@ LATENCY = {
     "bucket": "smallint",
 }
 CREDIT = {"grant_id": "bigint", "account_id": "uuid"}
+CREDIT_DAY = {"account_id": "uuid", "day": "date"}
 
 
 def add(entries: Sequence[Entry]) -> None:
@@ -61,6 +62,7 @@ def add(entries: Sequence[Entry]) -> None:
     _add("gateway_usagerollup", USAGE, tuple(USAGE), USAGE_SUMS, _usage(entries))
     _add("gateway_latencyrollup", LATENCY, tuple(LATENCY), ("calls",), _latencies(entries))
     _add("gateway_credituse", CREDIT, ("grant_id",), ("credits",), _credits(entries))
+    _add("gateway_creditday", CREDIT_DAY, tuple(CREDIT_DAY), ("credits",), _credit_days(entries))
 
 
 def _usage(entries: Iterable[Entry]) -> list[Row]:
@@ -120,6 +122,17 @@ def _credits(entries: Iterable[Entry]) -> list[Row]:
     for entry in entries:
         for grant, part in (entry.credits or {}).items():
             drawn[int(grant), entry.account_id] += part
+    return [(*key, total) for key, total in drawn.items()]
+
+
+def _credit_days(entries: Iterable[Entry]) -> list[Row]:
+    """Rows of `CreditDay`."""
+    drawn: Counter[tuple[UUID, date]] = Counter()
+    for entry in entries:
+        if entry.credits:
+            drawn[entry.account_id, entry.admitted_at.astimezone(UTC).date()] += sum(
+                entry.credits.values()
+            )
     return [(*key, total) for key, total in drawn.items()]
 
 

@@ -11,7 +11,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from django.db.models.functions import Coalesce, Trunc
 
 from gateway import histogram
 from gateway.entries import EPOCH
-from gateway.models import CreditUse, LatencyRollup, UsageEvent, UsageRollup
+from gateway.models import CreditDay, CreditUse, LatencyRollup, UsageEvent, UsageRollup
 from keys import records
 from keys.models import ApiKey
 
@@ -163,6 +163,18 @@ class Owed:
 def credits_drawn(account_id: UUID) -> dict[int, int]:
     """Credits drawn so far by grant, for settled calls that the ledger has."""
     return dict(CreditUse.objects.filter(account_id=account_id).values_list("grant_id", "credits"))
+
+
+def credits_drawn_of(grant_ids: Iterable[int]) -> dict[int, int]:
+    """Likewise of these grants, whoever has them."""
+    found = CreditUse.objects.filter(grant_id__in=list(grant_ids))
+    return dict(found.values_list("grant_id", "credits"))
+
+
+def credits_by_day(account_id: UUID, limit: int) -> list[tuple[date, int]]:
+    """Credits drawn on each day (UTC) on which any were, the latest first."""
+    days = CreditDay.objects.filter(account_id=account_id, credits__gt=0).order_by("-day")
+    return list(days.values_list("day", "credits")[:limit])
 
 
 def of_period(

@@ -30,6 +30,7 @@ from billing import (
     rating,
     subscriptions,
     terms,
+    topups,
 )
 from billing.models import Checkout, PastIncluded, SpendCap, Subscription
 from billing.models.allowances import MAX_CAP_MINOR
@@ -170,6 +171,7 @@ def _page(
             "may_buy": may(request.membership.role, Capability.BILLING),
             "cap_form": cap_form,
             "credits_left": allowances.balance(account.pk, now),
+            "takes_credits": topups.takes_credits(has),
         },
         status=422 if cap_form and cap_form.errors else 200,
     )

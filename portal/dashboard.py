@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh
 
-from billing import catalogue, charges, estimates, terms
+from billing import allowances, catalogue, charges, estimates, terms
 from billing.models import Checkout
 from gateway import usage
 from gateway.models import CALLS, Meter
@@ -175,6 +175,11 @@ def _parts(account: Account, span: Span, now: datetime) -> list[live.Part]:
                     notice
                     for quota in found
                     for notice in notices.of_quota(quota, own_terms=has.contract is not None)
+                ),
+                *(
+                    notices.of_credits(allowances.holdings(account.pk, now), now)
+                    if any(quota.credits_per_unit for quota in found)
+                    else ()
                 ),
             ]
         },

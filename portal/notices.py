@@ -3,16 +3,20 @@
 Words for states that others own; changes nothing and reads no database.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.urls import reverse
 
 from billing import terms
-from billing.models import Subscription
+from billing.allowances import Held
+from billing.models import CreditGrant, Subscription
 from keys.models import Entitlement
 from portal.quotas import Quota
 from portal.templatetags.texts import day
+
+CREDITS_EXPIRE_SOON = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,30 @@ def _owed(grace_end: datetime, now: datetime) -> Notice:
         reverse("invoices"),
         "Invoices",
     )
+
+
+def of_credits(holdings: Sequence[Held], now: datetime) -> list[Notice]:
+    """Credits that are used up, nearly so, or about to expire, where calls need them.
+
+    As far as the ledger has it. A plan's own credits of a month expire and come again.
+    """
+    left = sum(held.left for held in holdings)
+    given = sum(held.grant.amount for held in holdings if not held.is_over)
+    way = (reverse("credits"), "Buy credits")
+    if not left:
+        text = "Calls past what the plan includes are refused with credits_exhausted."
+        return [Notice("warn", "No prepaid credits are left.", text, *way)]
+    found = []
+    if 10 * left < given:
+        text = f"Of {given:,} that were there, {left:,} are left."
+        found.append(Notice("", "Few prepaid credits are left.", text, *way))
+    for held in holdings:
+        at = held.grant.expires_at
+        once = held.grant.source != CreditGrant.Source.PLAN
+        if held.left and once and at is not None and at - now <= CREDITS_EXPIRE_SOON:
+            text = "What is not used by then is gone."
+            found.append(Notice("", f"{held.left:,} credits expire on {day(at)}.", text))
+    return found
 
 
 def _past_due(grace_end: datetime, now: datetime) -> Notice:

@@ -351,6 +351,21 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "schedule": 15,
         "options": {"expires": 15},
     },
+    "sync top-ups": {
+        "task": "billing.tasks.sync_open_top_ups",
+        "schedule": 15,
+        "options": {"expires": 15},
+    },
+    "buy credits": {
+        "task": "billing.tasks.buy_credits",
+        "schedule": 10,
+        "options": {"expires": 10},
+    },
+    "begin months": {
+        "task": "billing.tasks.begin_months",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
     "advance subscriptions": {
         "task": "billing.tasks.advance_subscriptions",
         "schedule": 60,

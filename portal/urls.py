@@ -10,6 +10,7 @@ from gateway.views import GatewayView
 from portal import (
     access,
     billing_pages,
+    credit_pages,
     dashboard,
     docs,
     export_pages,
@@ -26,6 +27,7 @@ from portal import (
     verification,
 )
 from portal.api import access as api_access
+from portal.api import credits as api_credits
 from portal.api import events as api_events
 from portal.api import invoices as api_invoices
 from portal.api import keys as api_keys
@@ -96,6 +98,24 @@ urlpatterns: list[URLPattern | URLResolver] = [
     ),
     path("dashboard/billing/payment-method/", plan_pages.payment_method, name="payment_method"),
     path("dashboard/billing/move/", plan_pages.move, name="move"),
+    path("dashboard/billing/credits/", credit_pages.credits_page, name="credits"),
+    path(
+        "dashboard/billing/credits/buy/<int:pack_id>/",
+        credit_pages.credits_buy,
+        name="credits_buy",
+    ),
+    path("dashboard/billing/credits/auto/", credit_pages.credits_auto, name="credits_auto"),
+    path(
+        "dashboard/billing/credits/auto/resume/",
+        credit_pages.credits_auto_resume,
+        name="credits_auto_resume",
+    ),
+    path(
+        "dashboard/billing/credits/auto/off/",
+        credit_pages.credits_auto_off,
+        name="credits_auto_off",
+    ),
+    path("dashboard/billing/credits/<uuid:top_up_id>/", credit_pages.top_up_page, name="top_up"),
     # usage
     path("dashboard/usage/export/", export_pages.export_page, name="usage_export"),
     path(
@@ -182,6 +202,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/events", api_events.Events.as_view(), name="api_events"),
     path("api/v1/usage", api_usage.Usage.as_view(), name="api_usage"),
     path("api/v1/usage/export", api_usage.UsageExport.as_view(), name="api_usage_export"),
+    path("api/v1/credits", api_credits.Credits.as_view(), name="api_credits"),
     path("api/v1/invoices", api_invoices.Invoices.as_view(), name="api_invoices"),
     path(
         "api/v1/invoices/<uuid:invoice_id>",

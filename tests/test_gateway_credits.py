@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import caps, rating
-from gateway import ledger, refill
+from billing import allowances, caps, rating
+from billing.models import Subscription
+from gateway import ledger, refill, usage
 from gateway.models import CreditUse, UsageEvent
 from keys import records
 from keys.entitlements import Grant, MeterTerms
@@ -19,8 +21,9 @@ from keys.spend import Earlier, SpendCap
 from tests import traffic
 from tests.doors import assert_refused
 from tests.factories import calls
+from tests.prepaid import prepaid_version, subscribed
 from tests.test_gateway_limits import admit_by_hand, call_from_many
-from tests.traffic import NOW, Customer, ask, entitle, make_customer, put_on_sale, terms
+from tests.traffic import NOW, Customer, ask, committed, entitle, make_customer, put_on_sale, terms
 
 pytestmark = pytest.mark.django_db
 
@@ -85,6 +88,43 @@ def _stored() -> list[UsageEvent]:
     return list(UsageEvent.objects.all())
 
 
+def test_an_expiry_in_the_middle_of_things_holds_from_the_next_call_on(port, backend):
+    put_on_sale(backend.url)
+    ends = time.time() + 2
+    customer = paying_with_credits(Grant(1, 100, int(ends)), Grant(2, 2, None))
+    before = call_from_many(port, customer, "/gateway/demo/echo", calls=3, connections=3)
+
+    time.sleep(max(int(ends) - time.time() + 0.05, 0))
+    after = call_from_many(port, customer, "/gateway/demo/echo", calls=5, connections=5)
+
+    assert (before, after) == ({200: 3}, {200: 2, 402: 3})
+    assert drawn(1, 2) == [3, 2]
+
+
+def test_a_trial_draws_its_own_credits_and_no_more(port, backend):
+    put_on_sale(backend.url)
+    now = datetime.now(UTC)
+    with committed():
+        subscription = subscribed(
+            prepaid_version(trial_credits=5, monthly_credits=100, per_unit=2),
+            state=Subscription.State.TRIALING,
+            period_start=now,
+            period_end=now + timedelta(days=14),
+            trial_ends_at=now + timedelta(days=14),
+        )
+    customer = Customer(subscription.account, *traffic.make_key(subscription.account))
+
+    statuses = call_from_many(port, customer, "/gateway/demo/echo", calls=20, connections=20)
+
+    # A call takes two; the fifth credit pays for none.
+    assert statuses == {200: 2, 402: 18}
+    (grant,) = subscription.account.credit_grants.all()
+    assert (grant.source, drawn(grant.pk)) == ("trial", [4])
+    told = ask(port, "GET", "/gateway/demo/.limits", customer.bearer).json["credits"]
+    ledger.drain(0, lambda: datetime.now(UTC))
+    assert told["balance"] == allowances.balance(subscription.account_id, now) == 1
+
+
 def test_what_is_not_billed_gives_its_credits_back_to_the_grants_they_came_from(port, backend):
     put_on_sale(backend.url)
     customer = paying_with_credits(Grant(1, 1, None), Grant(2, 9, None), price=2)
@@ -99,6 +139,8 @@ def test_what_is_not_billed_gives_its_credits_back_to_the_grants_they_came_from(
     assert drawn(1, 2) == [1, 9]
     assert sum(sum((event.credits or {}).values()) for event in _stored()) == 10
     assert dict(CreditUse.objects.values_list("grant_id", "credits")) == {1: 1, 2: 9}
+    ((_, by_day),) = usage.credits_by_day(customer.account.pk, 9)
+    assert by_day == 10
 
 
 def test_variable_units_reserve_their_maximum_and_draw_what_was_used(port, backend):

@@ -10,9 +10,10 @@ MAX_CAP_MINOR = 10**11
 
 
 class CreditGrant(models.Model):
-    """Credits given to an account. Never changes: what is drawn of it is the ledger's to say.
+    """Credits given to an account. What is drawn of it is the ledger's to say.
 
-    Used in the order of priority (the lowest first), of expiry, of age.
+    Used in the order of priority (the lowest first), of expiry, of age. Never changes, but that
+    what is left of it may be taken back, once.
     """
 
     class Source(models.TextChoices):
@@ -43,6 +44,11 @@ class CreditGrant(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     created_at = models.DateTimeField()
+    taken_back_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Nothing is drawn of it since.",
+    )
 
     class Meta:
         ordering = ["priority", models.F("expires_at").asc(nulls_last=True), "created_at", "pk"]

@@ -41,7 +41,7 @@ class CreditPack(models.Model):
 class TopUp(models.Model):
     """Credits that are being bought: in a hosted checkout, or charged by themselves.
 
-        open → completed | failed | expired
+        open → completed | failed | expired;  failed → completed (the charge was paid after all)
 
     What is bought is written here when it begins; `billing.topups` makes the moves.
     """
@@ -102,18 +102,25 @@ class TopUp(models.Model):
 
 
 class AutoTopUp(models.Model):
-    """An account's wish that credits are bought by themselves when few are left."""
+    """An account's wish that credits are bought by themselves when few are left.
+
+    What it agreed to pay for how many is kept here: a pack that is changed or taken off sale
+    since pauses it, and nothing is bought at a price that nobody has seen.
+    """
 
     account = models.OneToOneField(
         "portal.Account", models.CASCADE, primary_key=True, related_name="auto_top_up"
     )
     pack = models.ForeignKey(CreditPack, models.PROTECT, related_name="+")
+    credits = models.PositiveBigIntegerField()
+    amount_minor = models.PositiveBigIntegerField(help_text="For so many credits; minor units.")
+    currency = models.CharField(max_length=3)
     below = models.PositiveBigIntegerField(help_text="Buy when fewer credits than this are left.")
     most_per_month = models.PositiveSmallIntegerField(
         default=5, validators=[MinValueValidator(1), MaxValueValidator(100)]
     )
     paused_because = models.CharField(
-        max_length=200, blank=True, help_text="A charge failed: nothing is bought until resumed."
+        max_length=200, blank=True, help_text="Nothing is bought until it is resumed."
     )
     set_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"

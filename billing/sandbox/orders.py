@@ -16,7 +16,7 @@ from django.db import transaction
 
 from billing import periods
 from billing.providers import Order
-from billing.sandbox import deliveries, payments
+from billing.sandbox import deliveries, payments, sales
 from billing.sandbox.cards import DECLINE_REASON, Card
 from billing.sandbox.models import SandboxOrder
 
@@ -176,6 +176,10 @@ def collect(order: SandboxOrder, at: datetime) -> None:
 
 
 def _activate(order: SandboxOrder, now: datetime) -> None:
+    if not order.interval:
+        sales.complete(order, now)
+        _change(order, "checkout.completed", now, "state", "card", "decline_reason")
+        return
     start = now.replace(microsecond=0)
     order.state, order.decline_reason = State.ACTIVE, ""
     order.subscription_id = f"sub_test_{secrets.token_hex(12)}"

@@ -11,6 +11,7 @@ from gateway.models.catalogue import (
 )
 from gateway.models.ledger import (
     CounterCorrection,
+    CreditDay,
     CreditUse,
     LatencyRollup,
     LedgerClock,
@@ -28,6 +29,7 @@ __all__ = [
     "SCOPE",
     "Api",
     "CounterCorrection",
+    "CreditDay",
     "CreditUse",
     "LatencyRollup",
     "LedgerClock",

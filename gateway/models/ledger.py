@@ -217,6 +217,22 @@ class CreditUse(models.Model):
         return f"{self.credits} of grant {self.grant_id}"
 
 
+class CreditDay(models.Model):
+    """Credits that an account drew on one day of admission, UTC; fed likewise."""
+
+    account_id = models.UUIDField()
+    day = models.DateField()
+    credits = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "day"], name="creditday_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.credits} on {self.day}"
+
+
 class RefusalRollup(models.Model):
     """Refused calls of known keys, by minute. Nobody is billed for these."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from billing import add_ons, catalogue
-from billing.models import AddOn, PastIncluded, Plan, PlanMeter, PlanVersion
+from billing.models import AddOn, CreditPack, PastIncluded, Plan, PlanMeter, PlanVersion
 from gateway.models import CALLS, Meter
 
 
@@ -167,6 +167,20 @@ def _seed_plans(plans: Sequence[DemoPlan], calls: Meter, now: datetime, *, after
         )
         if new and demo.kind != Plan.Kind.ENTERPRISE:
             publish(plan, demo, calls, now)
+
+
+def seed_packs() -> None:
+    """Credits to buy, for plans that take them."""
+    if not CreditPack.objects.exists():
+        CreditPack.objects.create(name="1,000 credits", credits=1_000, price_minor=10_00)
+        CreditPack.objects.create(
+            name="10,000 credits",
+            credits=10_000,
+            price_minor=80_00,
+            any_amount=True,
+            expires_after_days=365,
+            position=1,
+        )
 
 
 def publish(plan: Plan, demo: DemoPlan, calls: Meter, now: datetime) -> None:

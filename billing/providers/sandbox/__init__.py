@@ -25,12 +25,13 @@ from billing.providers import (
     PaymentState,
     Preview,
     ProviderUnavailable,
+    Sale,
     Session,
     Subject,
     SubscriptionState,
     standard_webhooks,
 )
-from billing.sandbox import cards, changes, orders, payments
+from billing.sandbox import cards, changes, orders, payments, sales
 from billing.sandbox.faults import may_fail
 from billing.sandbox.models import SandboxOrder, SandboxPayment
 from keys import clock
@@ -53,8 +54,16 @@ def create_checkout(order: Order) -> Session:
 
 
 @may_fail
+def create_sale(sale: Sale) -> Session:
+    opened = sales.open_sale(sale, clock.now())
+    return Session(opened.pk, f"{settings.SITE_URL}/sandbox/checkout/{opened.pk}/")
+
+
+@may_fail
 def fetch_checkout(session_id: str) -> CheckoutState:
     order = _one(pk=session_id)
+    if sold := sales.payment_of(order):
+        return CheckoutState("paid", payment=_payment(sold), customer_id=order.customer_id)
     if order.state in _PAID:
         return CheckoutState("paid", subscription=_subscription(order))
     if order.state == SandboxOrder.State.PENDING:
