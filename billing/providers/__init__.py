@@ -214,6 +214,8 @@ class SubscriptionState:
     payments: tuple[PaymentState, ...] = ()
     method: str = ""
     """How it is paid, in words such as “Visa ending in 4242”; empty where it isn't known."""
+    charges_usage: bool = False
+    """Whether the provider's own meters charge what is used, instead of us; never changes."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,7 @@ class Provider(Protocol):
 
     def charge(self, order: ChargeOrder) -> PaymentState:
         """Asked again with the same reference, says what has become of it; one that failed is
-        tried once more.
+        tried once more. Raises `Declined` where the provider won't even try.
         """
         ...
 
