@@ -120,6 +120,12 @@ def test_what_dodo_takes_by_itself_for_a_failed_charge_is_not_taken_again(trade,
                for one in trade.dodo.payments.values()) == 1  # fmt: skip
 
 
+def test_what_was_used_until_the_end_is_charged_after_it(trade, mandate):
+    dodo.cancel(mandate.id, at_period_end=False)
+
+    assert dodo.charge(charge_of(mandate)).status == "paid"
+
+
 def test_a_mandate_ends_with_its_period(trade, mandate):
     dodo.cancel(mandate.id, at_period_end=True)
     planned = dodo.fetch_subscription(mandate.id)

@@ -1,7 +1,7 @@
 """Takes money from a customer who isn't there, once for each reference.
 
-From a subscription on demand by its mandate; from another one by its saved way to pay, as a
-purchase of its own. Dodo keeps no idempotency keys: before each try the customer's payments are
+From a subscription on demand by its mandate; from another one, or one that has ended, by its saved
+way to pay, as a purchase of its own. Dodo keeps no idempotency keys: before each try the customer's payments are
 looked through for the reference in their metadata.
 """
 
@@ -79,7 +79,7 @@ def _taken(client: DodoPayments, order: ChargeOrder) -> str:
         marks.SUBSCRIPTION: order.subscription_id,
     }
     try:
-        if held.on_demand:
+        if held.on_demand and not subscriptions.is_over(held):
             made = client.subscriptions.charge(
                 order.subscription_id,
                 product_price=order.amount_minor,
