@@ -5,12 +5,11 @@ from uuid import uuid4
 import pytest
 
 from billing import catalogue
-from billing.models import PlanMeter, PlanVersion
 from billing.providers import Change, ProviderUnavailable, dodo
 from billing.providers.dodo import changes
 from gateway.models import Meter
+from tests.dodo_trade import make_add_on, order, pay_as_you_go
 from tests.factories import make_account
-from tests.test_dodo_usage import make_add_on, order
 
 
 def change(*items, at="now", interval="month"):
@@ -133,21 +132,6 @@ def test_what_dodos_meters_cannot_charge_is_refused_with_a_reason(trade, held, b
     assert outcome.kind == "unpaid"
     assert "Cancel it for the end of its period" in outcome.reason
     assert state(held).items == (basic.key,)
-
-
-def pay_as_you_go(trade):
-    """A plan without a base price, whose calls cost $0.01 each."""
-    version = PlanVersion.objects.create(plan=trade.shop.plans["basic"].plan, number=99)
-    PlanMeter.objects.create(
-        version=version,
-        meter=Meter.objects.get(name="calls"),
-        included_units=0,
-        past_included="bill",
-        tiers=[{"up_to": None, "price": "0.01", "per": 1}],
-    )
-    PlanVersion.objects.filter(pk=version.pk).update(published_at=version.created_at)
-    trade.shop.plans["payg"] = version
-    return version
 
 
 def test_a_mandate_becomes_a_plan_that_is_paid_for(trade, pro):

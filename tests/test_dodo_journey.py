@@ -10,9 +10,9 @@ from billing import accounts, charges, collecting, plan_changes, refunds, subscr
 from billing.models import Charge, Refund, Subscription
 from billing.providers import ChargeLine
 from portal.models import Account
+from tests.dodo_trade import pay_as_you_go
 from tests.factories import make_account
 from tests.shop import published
-from tests.test_dodo_changes import pay_as_you_go
 
 
 def upgrade(trade, account: Account):

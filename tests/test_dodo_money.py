@@ -10,10 +10,9 @@ from django.utils import timezone
 from billing import checkout
 from billing.models import Checkout, ProviderEvent
 from billing.providers import ChargeLine, ChargeOrder, Declined, ProviderUnavailable, Sale, dodo
+from tests.dodo_trade import order, pay_as_you_go
 from tests.doubles.dodo_shop import Disorder
 from tests.factories import make_account
-from tests.test_dodo_changes import pay_as_you_go
-from tests.test_dodo_usage import order
 
 FAULTS = ("lost answer", "500 after", "garbage", "drop", 500, 429)
 

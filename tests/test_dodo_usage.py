@@ -1,16 +1,16 @@
 """Who charges usage at Dodo: its meters where they can express the price, else Keystile."""
 
-from datetime import datetime
 from decimal import Decimal
 
 import pytest
 from django.utils import timezone
 
 from billing import catalogue, rating
-from billing.models import AddOn, Subscription
-from billing.providers import Offer, Order, dodo
+from billing.models import Subscription
+from billing.providers import Offer, dodo
 from billing.providers.dodo import usage
 from gateway.models import Meter
+from tests.dodo_trade import make_add_on, order
 from tests.factories import make_account
 
 ONE = rating.Tier(None, Decimal("6.00"), 1000)
@@ -50,34 +50,12 @@ def test_what_dodos_meters_cannot_say_exactly_is_ours_to_charge(price):
     assert usage.express(price, "USD") is None
 
 
-def order(version, *, items=(), **how):
-    return Order(
-        reference="r",
-        items=(catalogue.item_of(version), *items),
-        currency="USD",
-        interval="month",
-        customer_email="buyer@example.com",
-        return_url="http://127.0.0.1/",
-        cancel_url="http://127.0.0.1/",
-        **how,
-    )
-
-
 def test_a_trial_and_a_later_start_leave_usage_to_us(trade):
     basic = trade.shop.plans["basic"]
 
     assert usage.of_order(order(basic))
     assert usage.of_order(order(basic, trial_days=14)) == ()
-    assert usage.of_order(order(basic, starts_at=datetime.now().astimezone())) == ()
-
-
-def make_add_on(**how):
-    add_on = AddOn.objects.create(
-        slug="more", name="More calls", price_minor=10_00, published_at=None, **how
-    )
-    AddOn.objects.filter(pk=add_on.pk).update(published_at=timezone.now())
-    add_on.refresh_from_db()
-    return add_on
+    assert usage.of_order(order(basic, starts_at=timezone.now())) == ()
 
 
 def test_add_ons_with_further_units_leave_usage_to_us(trade):
