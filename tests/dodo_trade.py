@@ -68,10 +68,10 @@ def order(version: PlanVersion, **how) -> Order:
     )
 
 
-def make_add_on(**how) -> AddOn:
+def make_add_on(slug: str = "more", **how) -> AddOn:
     """On sale for $10 a month."""
     add_on = AddOn.objects.create(
-        slug="more", name="More calls", price_minor=10_00, published_at=None, **how
+        slug=slug, name="More of it", price_minor=10_00, published_at=None, **how
     )
     AddOn.objects.filter(pk=add_on.pk).update(published_at=timezone.now())
     add_on.refresh_from_db()

@@ -1,8 +1,8 @@
 """Takes money from a customer who isn't there, once for each reference.
 
 From a subscription on demand by its mandate; from another one, or one that has ended, by its saved
-way to pay, as a purchase of its own. Dodo keeps no idempotency keys: before each try the customer's payments are
-looked through for the reference in their metadata.
+way to pay, as a purchase of its own. Dodo keeps no idempotency keys: before each try the customer's
+payments are looked through for the reference in their metadata.
 """
 
 from __future__ import annotations

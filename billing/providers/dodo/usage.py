@@ -34,10 +34,19 @@ def of_order(order: Order) -> tuple[Metered, ...]:
     A trial is no matter of a price that is metered, and without a base price the customer gives a
     mandate for what we charge.
     """
-    if order.trial_days or order.starts_at or not order.plan.amount_minor:
+    if order.trial_days or order.starts_at or not may_have(order.items):
         return ()
-    offer = Offer(order.plan, order.currency, order.interval)
-    if _granted(order.items[1:]) & _billed(terms.price_of(order.plan.key)):
+    return of_new(Offer(order.plan, order.currency, order.interval))
+
+
+def of_new(offer: Offer) -> tuple[Metered, ...]:
+    """What they charge of a plan that begins with its price; nothing: Keystile does.
+
+    Keystile also where the buyer might want an add-on that grows what is free.
+    """
+    on_sale = AddOn.objects.filter(published_at__isnull=False, retired_at=None)
+    billed = _billed(terms.price_of(offer.item.key))
+    if not offer.item.amount_minor or on_sale.filter(meter__name__in=billed).exists():
         return ()
     return of_offer(offer) or ()
 
@@ -48,8 +57,7 @@ def of_offer(offer: Offer) -> tuple[Metered, ...] | None:
     billed = _billed(price)
     if price is None or not billed:
         return ()
-    on_sale = AddOn.objects.filter(published_at__isnull=False, retired_at=None)
-    if offer.interval == "year" or on_sale.filter(meter__name__in=billed).exists():
+    if offer.interval == "year":
         return None
     found = [
         express(meter, price.currency) for meter in price.meters if meter.tiers or meter.special
