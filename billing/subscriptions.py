@@ -166,6 +166,11 @@ def start_paid(
         cancel_at_period_end=state.cancel_at_period_end,
         trial_ends_at=(state.trial_ends_at or state.period_end) if trial else None,
         method=state.method[:100],
+        charged_by=(
+            Subscription.ChargedBy.PROVIDER
+            if state.charges_usage
+            else Subscription.ChargedBy.KEYSTILE
+        ),
         past_due_since=now if state.status == "past_due" else None,
         applied_ticket=fetched.ticket,
         synced_at=now,

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 import requests
+from django.utils import timezone
 
+from billing import catalogue
+from billing.models import AddOn, PlanMeter, PlanVersion
+from billing.providers import Order
+from gateway.models import Meter
 from tests.doubles.dodo_shop import DodoShop
 from tests.doubles.server import serving
 from tests.shop import Shop
@@ -47,3 +52,42 @@ def trade(shop, settings):
         settings.DODO_PAYMENTS_WEBHOOK_KEY = double.secret
         yield Trade(shop, double)
     assert not double.violations
+
+
+def order(version: PlanVersion, **how) -> Order:
+    """For a plan alone, as its buyer's checkout asks for it."""
+    return Order(
+        reference="r",
+        items=(catalogue.item_of(version),),
+        currency="USD",
+        interval="month",
+        customer_email="buyer@example.com",
+        return_url="http://127.0.0.1/",
+        cancel_url="http://127.0.0.1/",
+        **how,
+    )
+
+
+def make_add_on(slug: str = "more", **how) -> AddOn:
+    """On sale for $10 a month."""
+    add_on = AddOn.objects.create(
+        slug=slug, name="More of it", price_minor=10_00, published_at=None, **how
+    )
+    AddOn.objects.filter(pk=add_on.pk).update(published_at=timezone.now())
+    add_on.refresh_from_db()
+    return add_on
+
+
+def pay_as_you_go(trade) -> PlanVersion:
+    """A plan without a base price, whose calls cost $0.01 each."""
+    version = PlanVersion.objects.create(plan=trade.shop.plans["basic"].plan, number=99)
+    PlanMeter.objects.create(
+        version=version,
+        meter=Meter.objects.get(name="calls"),
+        included_units=0,
+        past_included="bill",
+        tiers=[{"up_to": None, "price": "0.01", "per": 1}],
+    )
+    PlanVersion.objects.filter(pk=version.pk).update(published_at=version.created_at)
+    trade.shop.plans["payg"] = version
+    return version

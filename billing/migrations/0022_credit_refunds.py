@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0020_charges_and_credit_notes")]
+    dependencies = [("billing", "0021_drift")]
 
     operations = [
         migrations.AddField(

@@ -214,6 +214,8 @@ class SubscriptionState:
     payments: tuple[PaymentState, ...] = ()
     method: str = ""
     """How it is paid, in words such as “Visa ending in 4242”; empty where it isn't known."""
+    charges_usage: bool = False
+    """Whether the provider's own meters charge what is used, instead of us; never changes."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Dodo Payments' usage events as its OpenAPI document describes them.
+"""Dodo Payments' meters and usage events as its OpenAPI document describes them.
 
 Ids are known for ever; a time older than an hour is refused, and a bad event its whole request.
 """
@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from dodopayments.types import EventInputParam, UsageEventListParams
+from dodopayments.types import (
+    EventInputParam,
+    MeterCreateParams,
+    MeterListParams,
+    UsageEventListParams,
+)
 
 from tests.doubles.server import Double, Refused, Request
 
@@ -19,7 +24,9 @@ from tests.doubles.server import Double, Refused, Request
 class Dodo(Double):
     key: str = "dodo_key"
     customers: set[str] = field(default_factory=lambda: {"cus_1"})
+    emails: dict[str, str] = field(default_factory=dict)
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    meters: dict[str, dict[str, Any]] = field(default_factory=dict)
     largest: int = 0
 
     def handle(self, request: Request) -> Any:
@@ -35,6 +42,11 @@ class Dodo(Double):
             if found is None:
                 raise Refused(404, "Event not found", code="NOT_FOUND")
             return found
+        if (request.method, request.path) == ("GET", "/meters"):
+            self.demand(set(request.query) <= set(MeterListParams.__annotations__), "meters")
+            return {"items": list(self.meters.values())}
+        if (request.method, request.path) == ("POST", "/meters"):
+            return self._create_meter(json.loads(request.body))
         raise Refused(404, "Not found", code="NOT_FOUND")
 
     def error(self, refused: Refused) -> Any:
@@ -46,6 +58,14 @@ class Dodo(Double):
             for one in self.events.values()
             if (one["customer_id"], one["event_name"]) == (customer, name)
         )
+
+    def _create_meter(self, body: dict[str, Any]) -> Any:
+        self.demand(set(body) <= set(MeterCreateParams.__annotations__), f"meter: {sorted(body)}")
+        self.demand(set(body) >= MeterCreateParams.__required_keys__, f"meter: {sorted(body)}")
+        now = self.clock().isoformat()
+        made = {"id": f"mtr_{len(self.meters) + 1}", "business_id": "bus_1", "filter": None}
+        self.meters[made["id"]] = made | {"created_at": now, "updated_at": now} | body
+        return self.meters[made["id"]]
 
     def _ingest(self, body: dict[str, Any]) -> Any:
         self.demand(set(body) == {"events"}, f"fields: {sorted(body)}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from itertools import count
+from ssl import SSLContext
 from typing import TypeVar
 
 import httpx
@@ -20,6 +20,8 @@ from billing.providers import ProviderUnavailable
 
 _TIMEOUT = httpx.Timeout(20, connect=5)
 _PAGE = 100  # items of a list at once, the most that Dodo gives
+# Ours to mend, or for later: everything else from 400 to 499 is a word about what was asked.
+_NOT_ABOUT_IT = (401, 403, 408, 425, 429)
 
 Answer = TypeVar("Answer")
 
@@ -36,13 +38,13 @@ def open_client() -> DodoPayments:
         base_url=settings.DODO_PAYMENTS_BASE_URL,
         timeout=_TIMEOUT,
         max_retries=0,
-        http_client=DefaultHttpxClient(verify=_trust()),
+        http_client=DefaultHttpxClient(verify=_trusted(), timeout=_TIMEOUT),
     )
 
 
 @cache
-def _trust() -> ssl.SSLContext:
-    """Whose certificates are believed: reading them takes 40 ms, more than most questions do."""
+def _trusted() -> SSLContext:
+    """Read once: the certificates take longer to load than an answer to come."""
     return httpx.create_ssl_context()
 
 
@@ -94,6 +96,13 @@ def every(
 def never_left(error: APIError) -> bool:
     """Whether no connection came about, so that nothing can have been done."""
     return isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
+
+
+def refused(error: APIStatusError) -> bool:
+    """Whether Dodo said no to what was asked, in words of its own, and would again."""
+    status = error.status_code
+    about_it = 400 <= status < 500 and status not in _NOT_ABOUT_IT
+    return about_it and isinstance(error.body, dict)
 
 
 def said(error: APIError) -> str:
