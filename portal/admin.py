@@ -9,6 +9,7 @@ from portal.staff import (
     keys,
     payments,
     plans,
+    price_changes,
     shipping,
     tokens,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "keys",
     "payments",
     "plans",
+    "price_changes",
     "shipping",
     "tokens",
 ]

@@ -18,8 +18,8 @@ from django.core.cache import cache
 from django.db.models import Model
 from django.urls import reverse
 
-from billing import money
-from billing.models import BillingEvent, EnterpriseRequest, Reconciliation
+from billing import money, price_changes
+from billing.models import BillingEvent, EnterpriseRequest, PriceMove, Reconciliation
 from gateway.alone import alone
 from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
@@ -104,6 +104,9 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
         yield Announcement(
             wish, "announced_at", wish.created_at, partial(_enterprise_request, wish)
         )
+    for move in price_changes.unannounced()[:BATCH]:
+        since = move.change.announced_at or now
+        yield Announcement(move, "announced_at", since, partial(_price_move, move))
     for found in Reconciliation.objects.filter(announced_at=None).order_by("at")[:BATCH]:
         yield Announcement(found, "announced_at", found.at, partial(_reconciliation, found))
 
@@ -158,6 +161,21 @@ def _enterprise_request(wish: EnterpriseRequest) -> mails.Mail | None:
     if not settings.STAFF_EMAIL:
         return None
     return mails.compose("staff/enterprise_request", [settings.STAFF_EMAIL], {"wish": wish})
+
+
+def _price_move(move: PriceMove) -> mails.Mail:
+    name = "price_change" if move.state == PriceMove.State.PLANNED else "price_kept"
+    old, new = move.from_version, move.change.to_version
+    account = move.subscription.account
+    context = {
+        "account": account,
+        "move": move,
+        "plan": new.plan.name,
+        "old_price": money.text(old.base_price_minor, old.currency, short=True),
+        "new_price": money.text(new.base_price_minor, new.currency, short=True),
+        "interval": new.interval,
+    }
+    return mails.compose(f"billing/{name}", [account.billing_email], context)
 
 
 def _reconciliation(found: Reconciliation) -> mails.Mail | None:

@@ -27,6 +27,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Plans and billing": (
         "billing.Plan",
         "billing.PlanVersion",
+        "billing.PriceChange",
+        "billing.PriceMove",
         "billing.Contract",
         "billing.CreditGrant",
         "billing.Subscription",
