@@ -9,7 +9,7 @@ stay. The provider is asked shortly before that period, as for any change at a p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from django.db.models import QuerySet
 from billing import accounts, catalogue, providers, rating, terms
 from billing.models import Invoice, PlanVersion, PriceChange, PriceMove, Subscription
 from billing.providers import Change
-from billing.terms import NO_PROVIDER
+from billing.terms import NO_PROVIDER, Standing
 from gateway import usage
 from gateway.usage import PricedUnits
 
@@ -199,7 +199,7 @@ def _plan(move: PriceMove, now: datetime) -> None:
     """Writes down what is wanted, then asks: a process killed in between asks again."""
     to_version = move.change.to_version
     _set_next(move, to_version)
-    _ask(move, to_version)
+    _ask(move, to_version, now)
     PriceMove.objects.filter(pk=move.pk).update(scheduled_at=now)
 
 
@@ -208,7 +208,7 @@ def _call_off(move: PriceMove, state: PriceMove.State, now: datetime) -> None:
     if held is None:
         return
     if held.subscription.next_version_id == held.change.to_version_id:
-        _ask(held, held.from_version)
+        _ask(held, held.from_version, now)
         _set_next(held, None)
     told = held.announced_at is not None
     PriceMove.objects.filter(pk=held.pk, state=Moving.PLANNED).update(
@@ -232,16 +232,15 @@ def _set_next(move: PriceMove, version: PlanVersion | None) -> None:
         ).update(next_version=version)
 
 
-def _ask(move: PriceMove, version: PlanVersion) -> None:
+def _ask(move: PriceMove, version: PlanVersion, now: datetime) -> None:
     subscription = move.subscription
     if subscription.provider == NO_PROVIDER:
         return
-    held = terms.add_ons(subscription)
     providers.get(subscription.provider).change(
         subscription.provider_subscription_id,
         Change(
             reference=f"price-move/{move.pk}/{version.pk}",
-            items=catalogue.items(version, held),
+            items=catalogue.items(version, _has(subscription, now).add_ons),
             currency=version.currency,
             interval=catalogue.interval_of(version),
             at="period_end",
@@ -253,20 +252,21 @@ def _ask(move: PriceMove, version: PlanVersion) -> None:
 
 
 def _effect(subscription: Subscription, version: PlanVersion, now: datetime) -> Effect:
-    start, end = _last_period(subscription, now)
+    has = _has(subscription, now)
+    start, end = _last_period(subscription, has, now)
     used = usage.priced_units(subscription.account_id, start, end)
-    add_ons = terms.add_ons(subscription)
-    return Effect(
-        subscription,
-        _bill(subscription.version, add_ons, used),
-        _bill(version, add_ons, used),
-        version.currency,
-        start,
-        end,
-    )
+    old_minor, new_minor = (_bill(one, has, used) for one in (subscription.version, version))
+    return Effect(subscription, old_minor, new_minor, version.currency, start, end)
 
 
-def _last_period(subscription: Subscription, now: datetime) -> tuple[datetime, datetime]:
+def _has(subscription: Subscription, now: datetime) -> Standing:
+    """What the account would have without a contract, which takes no plan's price."""
+    return replace(terms.standing(subscription.account_id, now), contract=None)
+
+
+def _last_period(
+    subscription: Subscription, has: Standing, now: datetime
+) -> tuple[datetime, datetime]:
     closed = Invoice.objects.filter(
         account_id=subscription.account_id,
         state=Invoice.State.CLOSED,
@@ -274,16 +274,18 @@ def _last_period(subscription: Subscription, now: datetime) -> tuple[datetime, d
     ).first()
     if closed:
         return closed.period_start, closed.period_end
-    has = terms.Standing(None, subscription)
     start, end = terms.usage_periods(has, now)[:2]
     return start, end
 
 
-def _bill(version: PlanVersion, add_ons: tuple[object, ...], used: list[PricedUnits]) -> int:
-    price = terms.version_price(version, add_ons)
+def _bill(version: PlanVersion, has: Standing, used: list[PricedUnits]) -> int:
+    """Of a month on this version, with the add-ons that the account has."""
+    ids = (version.pk, *(add_on.pk for add_on in has.add_ons))
+    price = terms.price_of(terms.OF_VERSION + "+".join(map(str, ids)))
+    lines = rating.rate(price, used)[1:] if price else ()
+    base_minor = version.base_price_minor + sum(one.price_minor for one in has.add_ons)
     months = terms.months_of(version)
-    usage_minor = sum(line.amount_minor for line in rating.rate(price, used)[1:])
-    return (2 * version.base_price_minor + months) // (2 * months) + usage_minor
+    return (2 * base_minor + months) // (2 * months) + sum(line.amount_minor for line in lines)
 
 
 def of_account(account_id: UUID) -> PriceMove | None:

@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0013_sandbox_payments")]
+    dependencies = [("billing", "0018_price_moves")]
 
     operations = [
         migrations.CreateModel(
