@@ -18,6 +18,7 @@ from billing import (
     invoices,
     plan_changes,
     plan_credits,
+    price_changes,
     provider_moves,
     reconciliation,
     rehearsal,
@@ -138,6 +139,21 @@ def advance_account(account_id: str) -> None:
     deadlines.advance(UUID(account_id), now)
     contracts.advance(UUID(account_id), now)
     charges.advance(UUID(account_id), now)
+
+
+@shared_task(ignore_result=True)
+def advance_price_changes() -> None:
+    """Customers whose new price is near, or has come."""
+    for move_id in price_changes.due_to_advance(clock.now()):
+        advance_price_move.delay(move_id)
+
+
+@shared_task(ignore_result=True)
+def advance_price_move(move_id: int) -> None:
+    try:
+        price_changes.advance(move_id, clock.now())
+    except ProviderUnavailable as error:
+        log.warning("price_change.unanswered", move=move_id, error=str(error))
 
 
 @shared_task(ignore_result=True)

@@ -12,6 +12,7 @@ from portal.staff import (
     money,
     payments,
     plans,
+    price_changes,
     shipping,
     tokens,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "money",
     "payments",
     "plans",
+    "price_changes",
     "shipping",
     "tokens",
 ]

@@ -18,8 +18,15 @@ from django.core.cache import cache
 from django.db.models import Model, Q
 from django.urls import reverse
 
-from billing import money
-from billing.models import BillingEvent, Drift, EnterpriseRequest, Payment, Reconciliation
+from billing import money, price_changes
+from billing.models import (
+    BillingEvent,
+    Drift,
+    EnterpriseRequest,
+    Payment,
+    PriceMove,
+    Reconciliation,
+)
 from gateway.alone import alone
 from keys import issuance, leaks
 from keys.models import ApiKey, KeyEvent, ServiceTokenEvent
@@ -112,6 +119,9 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
             now,
             partial(_dispute, payment),  # never given up
         )
+    for move in price_changes.unannounced()[:BATCH]:
+        since = move.change.announced_at or now
+        yield Announcement(move, "announced_at", since, partial(_price_move, move))
     for found in Reconciliation.objects.filter(announced_at=None).order_by("at")[:BATCH]:
         yield Announcement(found, "announced_at", found.at, partial(_reconciliation, found))
     settled = Q(repaired_at__isnull=False) | ~Q(error="")
@@ -196,6 +206,21 @@ def _dispute(payment: Payment) -> mails.Mail | None:
     if not settings.STAFF_EMAIL:
         return None
     return mails.compose("staff/dispute", [settings.STAFF_EMAIL], {"payment": payment})
+
+
+def _price_move(move: PriceMove) -> mails.Mail:
+    name = "price_change" if move.state == PriceMove.State.PLANNED else "price_kept"
+    old, new = move.from_version, move.change.to_version
+    account = move.subscription.account
+    context = {
+        "account": account,
+        "move": move,
+        "plan": new.plan.name,
+        "old_price": money.text(old.base_price_minor, old.currency, short=True),
+        "new_price": money.text(new.base_price_minor, new.currency, short=True),
+        "interval": new.interval,
+    }
+    return mails.compose(f"billing/{name}", [account.billing_email], context)
 
 
 def _reconciliation(found: Reconciliation) -> mails.Mail | None:

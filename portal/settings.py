@@ -401,6 +401,11 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "schedule": 300,
         "options": {"expires": 300},
     },
+    "advance price changes": {
+        "task": "billing.tasks.advance_price_changes",
+        "schedule": 300,
+        "options": {"expires": 300},
+    },
     "announce": {"task": "portal.tasks.announce", "schedule": 3, "options": {"expires": 3}},
 }
 if PAYMENT_PROVIDER == "sandbox":

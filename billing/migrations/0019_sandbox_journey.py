@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0015_changes")]
+    dependencies = [("billing", "0018_price_moves")]
 
     operations = [
         migrations.CreateModel(

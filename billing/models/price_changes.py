@@ -52,6 +52,7 @@ class PriceMove(models.Model):
         MOVED = "moved", "moved"
         KEPT = "kept", "keeps the old price"
         LEFT = "left", "left before"
+        WITHDRAWN = "withdrawn", "called off"
 
     change = models.ForeignKey(PriceChange, models.PROTECT, related_name="moves")
     subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="price_moves")
@@ -59,14 +60,28 @@ class PriceMove(models.Model):
     old_minor = models.BigIntegerField(help_text="The bill of the last period as it was.")
     new_minor = models.BigIntegerField(help_text="The same usage at the new price.")
     currency = models.CharField(max_length=3)
-    state = models.CharField(max_length=7, choices=State, default=State.PLANNED)
+    state = models.CharField(max_length=9, choices=State, default=State.PLANNED)
+    scheduled_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the provider was told, days before the new period."
+    )
     moved_at = models.DateTimeField(null=True, blank=True)
-    announced_at = models.DateTimeField(null=True, blank=True, help_text="When the mail was out.")
+    announced_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When the mail was out: of the change, or that it is called off.",
+    )
 
     class Meta:
         ordering = ["pk"]
         constraints = [
             models.UniqueConstraint(fields=["change", "subscription"], name="pricemove_once")
+        ]
+        indexes = [
+            models.Index(
+                fields=["id"],
+                name="pricemove_unannounced",
+                condition=models.Q(announced_at__isnull=True),
+            )
         ]
 
     def __str__(self) -> str:

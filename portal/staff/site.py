@@ -37,6 +37,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "billing.Plan",
         "billing.PlanVersion",
         "billing.AddOn",
+        "billing.PriceChange",
+        "billing.PriceMove",
         "billing.Contract",
         "billing.CreditPack",
         "billing.CreditGrant",
