@@ -75,7 +75,9 @@ def _advance_free(subscription: Subscription, now: datetime) -> None:
         now=now,
     )[:2]
     subscription.period_start, subscription.period_end = start, end
-    subscription.save(update_fields=["period_start", "period_end"])
+    subscription.version = subscription.next_version or subscription.version
+    subscription.next_version = None
+    subscription.save(update_fields=["period_start", "period_end", "version", "next_version"])
     terms.refresh(subscription.account_id, now)
 
 

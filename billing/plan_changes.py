@@ -269,14 +269,27 @@ def plan(account: Account, version: PlanVersion, now: datetime) -> Changed:
 
 
 def withdraw(account: Account, now: datetime) -> Changed:
-    """Stays on the plan, where another was to take its place. Raises as `plan`."""
+    """Stays on the plan, where another was to take its place. Raises as `plan`; `NotOffered`
+    where it is the same plan at a new price, which staff have announced.
+    """
     with transaction.atomic():
         row = _held(account.pk)
         planned = row.next_version
+        if planned is not None and is_new_price(row):
+            raise NotOffered
         if planned is not None:
             row.next_version = None
             _note(row, Kind.CHANGE_WITHDRAWN, now, wanted_plan=planned.plan.name)
     return tell(row.pk, now)
+
+
+def is_new_price(row: Subscription) -> bool:
+    """Whether what is planned is the plan that it has, at another price."""
+    planned, held = row.next_version, row.version
+    return planned is not None and (planned.plan_id, planned.interval) == (
+        held.plan_id,
+        held.interval,
+    )
 
 
 def drop(account: Account, add_on_id: int, now: datetime) -> Changed:

@@ -17,9 +17,8 @@ import structlog
 from django.db import transaction
 from django.db.models import QuerySet
 
-from billing import accounts, catalogue, providers, rating, terms
+from billing import accounts, rating, terms
 from billing.models import Invoice, PlanVersion, PriceChange, PriceMove, Subscription
-from billing.providers import Change
 from billing.terms import NO_PROVIDER, Standing
 from gateway import usage
 from gateway.usage import PricedUnits
@@ -27,8 +26,8 @@ from gateway.usage import PricedUnits
 log = structlog.get_logger(__name__)
 
 NOTICE = timedelta(days=30)
-# How long before the period's end its provider is told.
-_TELL_BEFORE = timedelta(days=3)
+# How long before the period's end it is planned; from then on nothing else can be bought for now.
+_PLAN_BEFORE = timedelta(days=1)
 
 State = PriceChange.State
 Moving = PriceMove.State
@@ -114,10 +113,7 @@ def announce(change: PriceChange, now: datetime) -> int:
 
 
 def withdraw(change: PriceChange, now: datetime) -> None:
-    """Calls off what has not been done; who was told is told that, too.
-
-    Raises `ProviderUnavailable`: what was withdrawn before stays so, and it may be asked again.
-    """
+    """Calls off what has not been done; who was told is told that, too."""
     for move in change.moves.filter(state=Moving.PLANNED):
         _call_off(move, Moving.WITHDRAWN, now)
     PriceChange.objects.filter(pk=change.pk).update(state=State.WITHDRAWN)
@@ -125,7 +121,7 @@ def withdraw(change: PriceChange, now: datetime) -> None:
 
 
 def keep_old_price(move: PriceMove, now: datetime) -> None:
-    """Leaves this customer on its version for good. Raises `ProviderUnavailable`."""
+    """Leaves this customer on its version for good."""
     _call_off(move, Moving.KEPT, now)
 
 
@@ -147,21 +143,21 @@ def due_to_advance(now: datetime) -> list[int]:
     planned = PriceMove.objects.filter(
         state=Moving.PLANNED, change__state=State.ANNOUNCED
     ).select_related("change", "subscription")
-    return [move.pk for move in planned.iterator() if _is_over(move) or _to_tell(move, now)]
+    return [move.pk for move in planned.iterator() if _is_over(move) or _is_near(move, now)]
 
 
 def advance(move_id: int, now: datetime) -> None:
-    """Tells the provider when the time has come, and notes what has become of the move.
-
-    Raises `ProviderUnavailable`.
-    """
-    move = _planned(move_id)
-    if move is None:
-        return
-    if _is_over(move):
-        _note(move, now)
-    elif _to_tell(move, now):
-        _plan(move, now)
+    """Plans the new version when the time has come, and notes what has become of the move."""
+    with transaction.atomic():
+        move = _planned(move_id)
+        if move is None:
+            return
+        if _is_over(move):
+            _note(move, now)
+        elif _is_near(move, now):
+            _set_next(move.subscription, move.change.to_version)
+            move.scheduled_at = now
+            move.save(update_fields=["scheduled_at"])
 
 
 def _is_over(move: PriceMove) -> bool:
@@ -170,82 +166,58 @@ def _is_over(move: PriceMove) -> bool:
     return ended or subscription.version_id != move.from_version_id
 
 
-def _to_tell(move: PriceMove, now: datetime) -> bool:
-    """Whether the next period is the first that begins at the date or later, and is near."""
+def _is_near(move: PriceMove, now: datetime) -> bool:
+    """Whether the next period is the first that begins at the date or later, and is near.
+
+    What the customer has planned meanwhile goes first.
+    """
     subscription = move.subscription
     return (
-        move.scheduled_at is None
+        subscription.next_version_id is None
         and subscription.period_end >= move.change.effective_at
-        and subscription.period_end - now <= _TELL_BEFORE
+        and subscription.period_end - now <= _PLAN_BEFORE
         and not subscription.cancel_at_period_end
-        and subscription.next_version_id in (None, move.change.to_version_id)
     )
 
 
 def _note(move: PriceMove, now: datetime) -> None:
     moved = move.subscription.version_id == move.change.to_version_id
-    state = Moving.MOVED if moved else Moving.LEFT
-    PriceMove.objects.filter(pk=move.pk, state=Moving.PLANNED).update(
-        state=state, moved_at=now if moved else None
-    )
-    log.info("price_change.moved" if moved else "price_change.left", move=move.pk)
+    move.state = Moving.MOVED if moved else Moving.LEFT
+    move.moved_at = now if moved else None
+    move.save(update_fields=["state", "moved_at"])
+    log.info(f"price_change.{move.state}", move=move.pk)
     if not move.change.moves.filter(state=Moving.PLANNED).exists():
         PriceChange.objects.filter(pk=move.change_id, state=State.ANNOUNCED).update(
             state=State.DONE
         )
 
 
-def _plan(move: PriceMove, now: datetime) -> None:
-    """Writes down what is wanted, then asks: a process killed in between asks again."""
-    to_version = move.change.to_version
-    _set_next(move, to_version)
-    _ask(move, to_version, now)
-    PriceMove.objects.filter(pk=move.pk).update(scheduled_at=now)
-
-
 def _call_off(move: PriceMove, state: PriceMove.State, now: datetime) -> None:
-    held = _planned(move.pk)
-    if held is None:
-        return
-    if held.subscription.next_version_id == held.change.to_version_id:
-        _ask(held, held.from_version, now)
-        _set_next(held, None)
-    told = held.announced_at is not None
-    PriceMove.objects.filter(pk=held.pk, state=Moving.PLANNED).update(
-        state=state, announced_at=None if told else now
-    )
+    with transaction.atomic():
+        held = _planned(move.pk)
+        if held is None:
+            return
+        if held.subscription.next_version_id == held.change.to_version_id:
+            _set_next(held.subscription, None)
+        # Who was told before is told that it doesn't come; the others nothing.
+        held.announced_at = None if held.announced_at else now
+        held.state = state
+        held.save(update_fields=["state", "announced_at"])
 
 
 def _planned(move_id: int) -> PriceMove | None:
-    return (
-        PriceMove.objects.filter(pk=move_id, state=Moving.PLANNED)
-        .select_related("change__to_version__plan", "subscription", "from_version__plan")
-        .first()
-    )
+    """The move with its subscription as it is now, under the account's lock."""
+    moves = PriceMove.objects.select_related("change__to_version", "subscription")
+    account_id = moves.get(pk=move_id).subscription.account_id
+    accounts.locked(account_id)
+    return moves.filter(pk=move_id, state=Moving.PLANNED).first()
 
 
-def _set_next(move: PriceMove, version: PlanVersion | None) -> None:
-    with transaction.atomic():
-        accounts.locked(move.subscription.account_id)
-        Subscription.objects.filter(
-            pk=move.subscription_id, version_id=move.from_version_id
-        ).update(next_version=version)
-
-
-def _ask(move: PriceMove, version: PlanVersion, now: datetime) -> None:
-    subscription = move.subscription
-    if subscription.provider == NO_PROVIDER:
-        return
-    providers.get(subscription.provider).change(
-        subscription.provider_subscription_id,
-        Change(
-            reference=f"price-move/{move.pk}/{version.pk}",
-            items=catalogue.items(version, _has(subscription, now).add_ons),
-            currency=version.currency,
-            interval=catalogue.interval_of(version),
-            at="period_end",
-        ),
-    )
+def _set_next(subscription: Subscription, version: PlanVersion | None) -> None:
+    """What the next period begins with; `plan_changes.tell` tells a provider."""
+    subscription.next_version = version
+    subscription.next_told = subscription.provider == NO_PROVIDER
+    subscription.save(update_fields=["next_version", "next_told"])
 
 
 # ------------------------------------------------------------------ old and new bills

@@ -150,10 +150,7 @@ def advance_price_changes() -> None:
 
 @shared_task(ignore_result=True)
 def advance_price_move(move_id: int) -> None:
-    try:
-        price_changes.advance(move_id, clock.now())
-    except ProviderUnavailable as error:
-        log.warning("price_change.unanswered", move=move_id, error=str(error))
+    price_changes.advance(move_id, clock.now())
 
 
 @shared_task(ignore_result=True)

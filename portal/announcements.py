@@ -18,7 +18,7 @@ from django.core.cache import cache
 from django.db.models import Model, Q
 from django.urls import reverse
 
-from billing import money, price_changes
+from billing import catalogue, money, price_changes
 from billing.models import (
     BillingEvent,
     Drift,
@@ -219,6 +219,7 @@ def _price_move(move: PriceMove) -> mails.Mail:
         "old_price": money.text(old.base_price_minor, old.currency, short=True),
         "new_price": money.text(new.base_price_minor, new.currency, short=True),
         "interval": new.interval,
+        "promises": catalogue.promises(new),
     }
     return mails.compose(f"billing/{name}", [account.billing_email], context)
 

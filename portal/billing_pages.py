@@ -26,6 +26,8 @@ from billing import (
     contents,
     estimates,
     money,
+    plan_changes,
+    price_changes,
     provider_moves,
     rating,
     subscriptions,
@@ -147,6 +149,8 @@ def _page(
             "entitlement": entitlement,
             "contract": has.contract,
             "subscription": has.subscription,
+            "is_new_price": has.subscription is not None
+            and plan_changes.is_new_price(has.subscription),
             "version": version,
             "promises": catalogue.promises(version),
             "add_ons": contents.alive(has.subscription).select_related("add_on")
@@ -164,7 +168,8 @@ def _page(
                 has.subscription,
                 now,
                 owed_since=charges.owed_since(account.pk),
-            ),
+            )
+            + notices.of_price_change(price_changes.of_account(account.pk)),
             "pending": account.checkouts.filter(
                 state=Checkout.State.OPEN, payment_pending=True
             ).first(),

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from django.urls import reverse
 
-from billing import terms
+from billing import money, terms
 from billing.allowances import Held
-from billing.models import CreditGrant, Subscription
+from billing.models import CreditGrant, PriceMove, Subscription
 from keys.models import Entitlement
 from portal.quotas import Quota
 from portal.templatetags.texts import day
@@ -93,6 +93,24 @@ def of_account(
             )
         )
     return notices
+
+
+def of_price_change(move: PriceMove | None) -> list[Notice]:
+    """A new price that was announced to the account."""
+    if move is None:
+        return []
+    new, old = move.change.to_version, move.from_version
+    prices = [
+        money.text(version.base_price_minor, version.currency, short=True) for version in (old, new)
+    ]
+    return [
+        Notice(
+            "",
+            f"{new.plan.name} has a new price from {day(move.change.effective_at)} on.",
+            f"With your first period that begins then, {prices[1]} a {new.interval} instead of "
+            f"{prices[0]}. The mail says what it includes. Your keys go on as they are.",
+        )
+    ]
 
 
 def of_quota(quota: Quota, *, own_terms: bool = False) -> list[Notice]:

@@ -78,6 +78,7 @@ def change(request: AccountRequest) -> HttpResponse:
         {
             "nav": "billing",
             "subscription": subscription,
+            "is_new_price": plan_changes.is_new_price(subscription),
             "obstacle": OBSTACLES.get(hindrance) if hindrance else "",
             "planned": OBSTACLES[Obstacle.PLANNED] if planned else "",
             "choices": [(wish, catalogue.promises(wish.version)) for wish in choices],

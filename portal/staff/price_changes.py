@@ -15,7 +15,6 @@ from django.http import HttpRequest, HttpResponse
 
 from billing import money, price_changes
 from billing.models import PlanVersion, PriceChange, PriceMove
-from billing.providers import ProviderUnavailable
 from keys import clock
 from portal.staff.desk import CappedPaginator, Deed, Desk, Facts, Outcome, link, tag
 
@@ -58,10 +57,7 @@ def announce(request: HttpRequest, change: PriceChange, now: datetime) -> Outcom
 
 
 def withdraw(request: HttpRequest, change: PriceChange, now: datetime) -> Outcome:
-    try:
-        price_changes.withdraw(change, now)
-    except ProviderUnavailable as error:
-        return Outcome(False, f"Not all of it is withdrawn, please try again: {error}")
+    price_changes.withdraw(change, now)
     return Outcome(True, f"{change} is withdrawn; who was told of it is told that, too.")
 
 
@@ -186,10 +182,7 @@ def _preview(change: PriceChange) -> dict[str, Any]:
 
 
 def keep(request: HttpRequest, move: PriceMove, now: datetime) -> Outcome:
-    try:
-        price_changes.keep_old_price(move, now)
-    except ProviderUnavailable as error:
-        return Outcome(False, f"Nothing has changed, please try again: {error}")
+    price_changes.keep_old_price(move, now)
     return Outcome(True, f"{move.subscription.account} keeps {move.from_version}.")
 
 
