@@ -1,5 +1,5 @@
-"""A year of twelve customers on different plans, played on the moved clock through the real gateway
-and the real work of time; then all of it reckoned again from the ledger's raw rows.
+"""A year of fourteen customers on different plans, played on the moved clock through the real
+gateway and the real work of time; then all of it reckoned again from the ledger's raw rows.
 
 The reckoning below shares nothing with the product but the rows: its months, its tiers and its
 rounding are its own.
@@ -18,8 +18,24 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.utils import timezone
 
-from billing import allowances, catalogue, contracts, plan_changes, rehearsal, subscriptions
-from billing.models import Contract, Invoice, PastIncluded, Plan, PlanMeter, PlanVersion
+from billing import (
+    allowances,
+    auto_top_ups,
+    catalogue,
+    contracts,
+    plan_changes,
+    rehearsal,
+    subscriptions,
+)
+from billing.models import (
+    Contract,
+    CreditPack,
+    Invoice,
+    PastIncluded,
+    Plan,
+    PlanMeter,
+    PlanVersion,
+)
 from billing.sandbox import controls
 from billing.sandbox.models import SandboxOrder, SandboxPayment
 from gateway import counters
@@ -53,6 +69,7 @@ class Price:
     bulk: tuple[tuple[int | None, str, int], ...] = ()  # of the operation BULK
     credits_per_unit: int = 0
     interval: str = "month"
+    trial_days: int = 0
 
 
 def per_1000(price: str) -> tuple[tuple[int | None, str, int], ...]:
@@ -69,6 +86,7 @@ PRICES = {
     "hybrid": Price(
         2000, 500, tiers=((1000, "0.0061", 1), (None, "2.00", 1000)), bulk=per_1000("1.05")
     ),
+    "trial": Price(4000, 1000, tiers=per_1000("5.00"), trial_days=14),
     "small": Price(3000, 1000, tiers=per_1000("8.00")),
     "large": Price(9000, 3000, tiers=per_1000("5.00")),
 }
@@ -121,7 +139,7 @@ def months_after(start: datetime, count: int) -> datetime:
 
 @dataclass
 class Customer:
-    """One of the twelve.
+    """One of them.
 
     usage:   what it calls in a month, counted from 0
     refused: how many of these calls it expects to be refused, and with which status
@@ -135,6 +153,9 @@ class Customer:
     statuses: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def boundary(self, month: int) -> datetime:
+        """A trial is a period of its own; months are counted from its end."""
+        if self.name == "trial" and month:
+            return months_after(self.began_at + TRIAL, month - 1)
         return months_after(self.began_at, month)
 
 
@@ -151,14 +172,24 @@ CUSTOMERS = {
     "payg": lambda month: ["hundred"] * (month % 7) + ["one"],
     "prepaid": steady("hundred", "hundred", "hundred"),
     "hybrid": lambda month: ["hundred"] * 7 + ["thousand"] * (month % 3),
+    "topping up": lambda month: ["hundred"] * (2 + month % 4),
+    "trial": lambda month: ["thousand"] + ["hundred"] * (month % 3),
     "contract": lambda month: ["thousand"] * (1 + month % 2) + ["hundred"],
     "mover": lambda month: ["thousand", "thousand"] + ["hundred"] * (month % 3),
     "declined": lambda month: ["thousand", "hundred"] * (1 + month % 2),
     "quitter": steady("thousand", "thousand", "hundred"),
 }
-PLAN_OF = {"mover": "small", "declined": "overage", "quitter": "overage"}
+PLAN_OF = {
+    "mover": "small",
+    "declined": "overage",
+    "quitter": "overage",
+    "topping up": "prepaid",
+}
+TRIAL = 14 * DAY
 UPGRADES, DOWNGRADES, DECLINES, QUITS = 2, 6, 4, 5
 CREDITS = 2600  # 400 a month, past 100 included: for six and a half
+# Bought whenever fewer than 700 are left: as much as the calls of a month draw at most.
+PACK, PACK_MINOR, BELOW = 1000, 1234, 700
 
 
 def put_on_sale(shop: Shop, now: datetime) -> None:
@@ -170,6 +201,7 @@ def put_on_sale(shop: Shop, now: datetime) -> None:
             number=1,
             base_price_minor=price.base_minor,
             interval=price.interval,
+            trial_days=price.trial_days,
             rate_per_second=1000,
             burst=1000,
         )
@@ -217,6 +249,19 @@ def begin(shop: Shop, customer: Customer) -> None:
         subscriptions.set_overage(customer.account, "stop", now)
     if customer.name == "prepaid":
         allowances.grant(customer.account, CREDITS, reason="the year", by=None, now=now)
+    if customer.name == "topping up":
+        allowances.grant(customer.account, PACK, reason="to begin with", by=None, now=now)
+        pack = CreditPack.objects.create(name="Pack", credits=PACK, price_minor=PACK_MINOR)
+        auto_top_ups.switch_on(
+            customer.account,
+            pack,
+            PACK,
+            seen_minor=PACK_MINOR,
+            below=BELOW,
+            most_per_month=5,
+            by=owner,
+            now=now,
+        )
     customer.began_at = now.replace(microsecond=0)
     _, customer.secret = traffic.make_key(customer.account)
 
@@ -313,6 +358,7 @@ def test_a_year_is_what_a_reckoning_from_the_raw_events_says(year):
     for customer in year.customers.values():
         check_invoices(customer, used[customer.account.pk])
         check_money(customer)
+        check_credits(customer)
     check_refusals(year)
     assert not counters.check(0, clock.now()).sighted
 
@@ -391,12 +437,36 @@ def check_money(customer: Customer) -> None:
     order = SandboxOrder.objects.get(customer_email=customer.account.billing_email)
     taken = order.payments.filter(state=SandboxPayment.State.PAID)
     invoiced = sum(row.total_minor for row in customer.account.invoices.filter(state="closed"))
-    at_first = PRICES[PLAN_OF.get(customer.name, customer.name)].base_minor
-    assert sum(taken.values_list("amount_minor", flat=True)) == at_first + invoiced, customer.name
+    price = PRICES[PLAN_OF.get(customer.name, customer.name)]
+    at_first = 0 if price.trial_days else price.base_minor
+    bought = customer.account.credit_grants.filter(source="bought").count() * PACK_MINOR
+    total = sum(taken.values_list("amount_minor", flat=True))
+    assert total == at_first + invoiced + bought, customer.name
     ours = customer.account.payments.filter(state="paid")
     assert sorted(ours.values_list("provider_payment_id", "amount_minor")) == sorted(
         taken.values_list("pk", "amount_minor")
     ), customer.name
+
+
+def check_credits(customer: Customer) -> None:
+    """What was drawn, call by call in the ledger, is what the calls past the included ones cost."""
+    price = PRICES.get(PLAN_OF.get(customer.name, customer.name))
+    if price is None or not price.credits_per_unit:
+        return
+    drawn: Counter[datetime] = Counter()
+    units: Counter[datetime] = Counter()
+    for event in UsageEvent.objects.filter(account_id=customer.account.pk, billable=True):
+        drawn[event.period_start] += sum((event.credits or {}).values())
+        units[event.period_start] += event.units["calls"]
+    for period, used in units.items():
+        assert drawn[period] == max(used - price.included, 0) * price.credits_per_unit
+    given = sum(customer.account.credit_grants.values_list("amount", flat=True))
+    left = given - sum(drawn.values())
+    assert allowances.balances([customer.account.pk], clock.now())[customer.account.pk] == left
+    if customer.name == "topping up":
+        assert left >= BELOW
+        assert customer.account.credit_grants.filter(source="bought").count() > 3
+        assert not any(status == 402 for _, status in customer.statuses)
 
 
 def check_refusals(year: Year) -> None:
