@@ -11,6 +11,7 @@ from billing import checkout, provider_moves, providers, subscriptions
 from billing.models import Subscription
 from billing.provider_moves import CannotMove
 from billing.sandbox import cards, orders
+from billing.sandbox.models import SandboxOrder
 from keys.models import Entitlement
 from tests.factories import make_account, make_add_on
 from tests.stripe_shop import kinds
@@ -124,3 +125,26 @@ def test_the_billing_page_offers_the_move_and_leads_to_the_checkout(quiet_shop, 
     assert "Payments move to" not in unmoved
     assert "Payments move to Sandbox" in offered
     assert (led.status_code, led.url) == (303, account.checkouts.first().url)
+
+
+def test_the_first_payment_at_the_new_provider_is_due_when_the_period_ends(
+    quiet_shop, account, settings
+):
+    bought = timezone.now() - timedelta(days=10)
+    old = quiet_shop.buy(account, at=bought)
+    Subscription.objects.filter(pk=old.pk).update(provider="dodo")
+    row = start(account, timezone.now())
+    pay(row, timezone.now())
+    new = account.subscriptions.exclude(state="ended").get()
+    order = SandboxOrder.objects.get(pk=row.provider_session_id)
+
+    subscriptions.sync(new.pk, timezone.now())
+    waiting = (order.payments.count(), kinds(account))
+    orders.advance(old.period_end)
+    subscriptions.sync(new.pk, old.period_end)
+
+    new.refresh_from_db()
+    assert waiting == (0, ["started", "provider_changed"])
+    assert (new.state, new.period_start) == ("active", old.period_end)
+    assert order.payments.get().amount_minor == 50_00
+    assert kinds(account) == ["started", "provider_changed", "renewed"]
