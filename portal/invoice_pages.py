@@ -18,7 +18,7 @@ from django.views.decorators.http import require_GET
 
 from billing import charges, explanations, payments
 from billing.models import Invoice, InvoiceLine, Refund
-from portal import papers
+from portal import papers, pdf
 from portal.access import AccountRequest, member
 from portal.api.invoices import invoice_json
 from portal.models import Account
@@ -65,6 +65,14 @@ def invoice_page(request: AccountRequest, invoice_id: UUID) -> HttpResponse:
             "elsewhere": [line for line in lines if line.currency != invoice.currency],
         },
     )
+
+
+@require_GET
+@member(Capability.BILLING)
+def invoice_pdf(request: AccountRequest, invoice_id: UUID) -> HttpResponse:
+    """The invoice as it is printed."""
+    invoice = get_object_or_404(closed(request.account).select_related("charge"), pk=invoice_id)
+    return pdf.answer(papers.of_the_invoice(invoice))
 
 
 @require_GET

@@ -21,7 +21,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from billing import charges, tasks
 from billing.models import BuyerDetails, Payment, Refund
 from keys import clock
-from portal import papers
+from portal import papers, pdf
 from portal.access import AccountRequest, member
 from portal.ratelimits import by_user, limited
 from portal.roles import Capability
@@ -71,14 +71,18 @@ def payment_list(request: AccountRequest) -> HttpResponse:
 @member(Capability.BILLING)
 def payment_page(request: AccountRequest, payment_id: UUID) -> HttpResponse:
     """The receipt of a payment."""
-    payment = get_object_or_404(
-        request.account.payments.filter(state=Payment.State.PAID), pk=payment_id
-    )
+    payment = get_object_or_404(_paid(request), pk=payment_id)
     return render(
         request,
         "invoices/paper.html",
         {"nav": "billing", "paper": papers.of_the_payment(payment), "payment": payment},
     )
+
+
+@require_GET
+@member(Capability.BILLING)
+def payment_pdf(request: AccountRequest, payment_id: UUID) -> HttpResponse:
+    return pdf.answer(papers.of_the_payment(get_object_or_404(_paid(request), pk=payment_id)))
 
 
 @require_GET
@@ -91,6 +95,17 @@ def refund_page(request: AccountRequest, refund_id: UUID) -> HttpResponse:
         "invoices/paper.html",
         {"nav": "billing", "paper": papers.of_the_refund(refund), "refund": refund},
     )
+
+
+@require_GET
+@member(Capability.BILLING)
+def refund_pdf(request: AccountRequest, refund_id: UUID) -> HttpResponse:
+    return pdf.answer(papers.of_the_refund(get_object_or_404(_refunds(request), pk=refund_id)))
+
+
+def _paid(request: AccountRequest) -> QuerySet[Payment]:
+    found: QuerySet[Payment] = request.account.payments.filter(state=Payment.State.PAID)
+    return found
 
 
 def _refunds(request: AccountRequest) -> QuerySet[Refund]:

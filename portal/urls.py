@@ -134,7 +134,17 @@ urlpatterns: list[URLPattern | URLResolver] = [
         payment_pages.payment_page,
         name="payment",
     ),
+    path(
+        "dashboard/billing/payments/<uuid:payment_id>.pdf",
+        payment_pages.payment_pdf,
+        name="payment_pdf",
+    ),
     path("dashboard/billing/refunds/<uuid:refund_id>/", payment_pages.refund_page, name="refund"),
+    path(
+        "dashboard/billing/refunds/<uuid:refund_id>.pdf",
+        payment_pages.refund_pdf,
+        name="refund_pdf",
+    ),
     path("dashboard/billing/details/", payment_pages.details, name="billing_details"),
     path("dashboard/billing/pay/", payment_pages.charge_again, name="charge_again"),
     path("dashboard/billing/invoices/", invoice_pages.invoice_list, name="invoices"),
@@ -142,6 +152,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
         "dashboard/billing/invoices/<uuid:invoice_id>/",
         invoice_pages.invoice_page,
         name="invoice",
+    ),
+    path(
+        "dashboard/billing/invoices/<uuid:invoice_id>.pdf",
+        invoice_pages.invoice_pdf,
+        name="invoice_pdf",
     ),
     path(
         "dashboard/billing/invoices/<uuid:invoice_id>/file",

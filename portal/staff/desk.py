@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
+from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
@@ -228,6 +229,42 @@ class Facts(Desk[Row]):
 
     def has_delete_permission(self, request: HttpRequest, obj: Row | None = None) -> bool:
         return False
+
+
+class Printed(Facts[Row]):
+    """Rows that can be printed: their pages have a link to the file."""
+
+    change_form_template = "admin/printed_change_form.html"
+
+    def print_out(self, row: Row) -> HttpResponse:
+        """The file."""
+        raise NotImplementedError
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.print_page)
+        return [path("<uuid:pk>.pdf", view, name=self._printed_name()), *super().get_urls()]
+
+    def print_page(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        row = self.get_object(request, str(pk))
+        if row is None:
+            raise Http404
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        return self.print_out(row)
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        address = reverse(f"admin:{self._printed_name()}", args=[object_id])
+        context = {"print_address": address, **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, context)
+
+    def _printed_name(self) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_pdf"
 
 
 class FactsInline(TabularInline[Row, Parent]):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing import money
 from billing.models import Invoice, InvoiceLine
-from portal import papers
-from portal.staff.desk import CappedPaginator, Facts, FactsInline, link, tag
+from portal import papers, pdf
+from portal.staff.desk import CappedPaginator, FactsInline, Printed, link, tag
 
 
 class LineInline(FactsInline[InvoiceLine, Invoice]):
@@ -35,7 +35,7 @@ class LineInline(FactsInline[InvoiceLine, Invoice]):
 
 
 @admin.register(Invoice)
-class InvoiceAdmin(Facts[Invoice]):
+class InvoiceAdmin(Printed[Invoice]):
     """One for each period of an account; an open one is what it uses now."""
 
     list_display = ("__str__", "of_account", "standing", "paid", "period", "total", "closed_at")
@@ -47,6 +47,9 @@ class InvoiceAdmin(Facts[Invoice]):
     paginator = CappedPaginator
     inlines = (LineInline,)
     fields = ("of_account", "number", "standing", "paid", "period", "total", "cut", "closed_at")
+
+    def print_out(self, invoice: Invoice) -> HttpResponse:
+        return pdf.answer(papers.of_the_invoice(invoice))
 
     @admin.display(description="account", ordering="account__name")
     def of_account(self, invoice: Invoice) -> str:

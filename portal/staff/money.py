@@ -26,7 +26,8 @@ from billing import charges, money, refunds
 from billing.models import Charge, Payment, Refund
 from billing.terms import NO_PROVIDER
 from keys import clock
-from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, link, tag
+from portal import papers, pdf
+from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, Printed, link, tag
 
 PAYMENT_TONES = {"paid": "ok", "failed": "bad", "pending": "warn"}
 CHARGE_TONES = {"paid": "ok", "failed": "bad", "unknown": "warn", "due": "warn", "pending": "warn"}
@@ -95,7 +96,7 @@ class DisputeFilter(admin.SimpleListFilter):
 
 
 @admin.register(Payment)
-class PaymentAdmin(Facts[Payment]):
+class PaymentAdmin(Printed[Payment]):
     """Payments as their providers have them."""
 
     list_display = ("__str__", "of_account", "kind", "standing", "amount", "disputed", "at")
@@ -113,7 +114,6 @@ class PaymentAdmin(Facts[Payment]):
     date_hierarchy = "at"
     paginator = CappedPaginator
     inlines = (RefundInline,)
-    change_form_template = "admin/payment_change_form.html"
     fields = (
         "of_account",
         "subscription",
@@ -131,6 +131,9 @@ class PaymentAdmin(Facts[Payment]):
         "provider_payment_id",
         "at",
     )
+
+    def print_out(self, payment: Payment) -> HttpResponse:
+        return pdf.answer(papers.of_the_payment(payment))
 
     def get_urls(self) -> list[URLPattern]:
         refund = self.admin_site.admin_view(self.refund)
@@ -333,7 +336,7 @@ def refund_again(request: HttpRequest, refund: Refund, now: datetime) -> Outcome
 
 
 @admin.register(Refund)
-class RefundAdmin(Facts[Refund]):
+class RefundAdmin(Printed[Refund]):
     """What was paid back, with its credit notes."""
 
     list_display = ("__str__", "of_account", "standing", "amount", "reason", "created_at")
@@ -367,6 +370,9 @@ class RefundAdmin(Facts[Refund]):
             offered=lambda refund: refund.state == Refund.State.FAILED,
         ),
     )
+
+    def print_out(self, refund: Refund) -> HttpResponse:
+        return pdf.answer(papers.of_the_refund(refund))
 
     @admin.display(description="account")
     def of_account(self, refund: Refund) -> str:
