@@ -58,7 +58,7 @@ class Caller:
         said = [records.tag(0), str(uuid.uuid4()), version, "", "demo", "other", 1000, 10**6]
         charged = [part for pair in ({"calls": 1} | units).items() for part in pair]
         key = records.key_name(0, self.customer.key.digest)
-        reply = self._script(keys=[key], args=[*said, "", 0, "{}", "", *charged])
+        reply = self._script(keys=[key], args=[*said, "", 0, "{}", "", "", *charged])
         code, wait_s, *_ = reply
         left, reset_s, quota, quota_left, _, quota_reset_s, first = reply[8:]
         return Said(
