@@ -49,7 +49,7 @@ function admitArguments(digest, eventId, api, operation, refusal) {
     TAG, eventId, table.version, '', api?.slug ?? '', operation?.label ?? '',
     (api?.longestMs ?? 0) + SLACK_MS, MOST_ENTRIES,
     refusal ?? '', refusal ? problems[refusal].status : 0,
-    operation?.unitsJson ?? '{"calls":0}', '', ...(operation?.units ?? ['calls', 0]),
+    operation?.unitsJson ?? '{"calls":0}', '', '', ...(operation?.units ?? ['calls', 0]),
   ]
 }
 

@@ -63,7 +63,7 @@ local function admit_arguments(digest, event_id, api, operation, refusal)
     TAG, event_id, table_of_routes.version, '', api and api.slug or '',
     operation and operation.label or '', (api and api.longest_ms or 0) + SLACK_MS, MOST_ENTRIES,
     refusal or '', refusal and problems[refusal].status or 0,
-    operation and operation.units_json or '{"calls":0}', ''}
+    operation and operation.units_json or '{"calls":0}', '', ''}
   local n = #command
   local units = operation and operation.units or {'calls', 0}
   for i = 1, #units do command[n + i] = units[i] end
