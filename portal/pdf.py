@@ -6,6 +6,7 @@ Japanese and Korean in the fonts that PDF readers bring for them. Other scripts 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache
 from io import BytesIO
 from itertools import groupby
@@ -220,11 +221,9 @@ def _wrapped(text: str, width: float, font: str, size: float) -> list[str]:
             lines.append(line)
         line = word
         while _width(line, font, size) > width:
-            fits = next(
-                end
-                for end in range(len(line) - 1, 0, -1)
-                if _width(line[:end], font, size) <= width
-            )
+            ends = range(1, len(line) + 1)
+            fitting = bisect_right(ends, width, key=lambda end: _width(line[:end], font, size))
+            fits = max(1, fitting)
             lines.append(line[:fits])
             line = line[fits:]
     return [*lines, line] if line else lines
