@@ -157,24 +157,27 @@ def ask_again(account_id: UUID, now: datetime) -> int:
 
 def due_to_advance(now: datetime) -> set[UUID]:
     """Accounts that have owed an invoice for the whole grace and still make calls."""
-    owing = Charge.objects.filter(
-        failed_since__lte=now - terms.PAYMENT_GRACE,
-        account__entitlement__state=Entitlement.State.ACTIVE,
-        account__entitlement__terms_id__startswith=terms.OF_VERSION,
-    )
-    return set(owing.values_list("account_id", flat=True))
+    return set(_grace_over(now).values_list("account_id", flat=True))
 
 
 def advance(account_id: UUID, now: datetime) -> None:
     """Stops the calls of an account whose grace is over."""
     with transaction.atomic():
         accounts.locked(account_id)
-        if account_id not in due_to_advance(now):
+        if not _grace_over(now).filter(account_id=account_id).exists():
             return
         terms.refresh(account_id, now)
         owed = failed(account_id).first()
         subscription = owed.subscription if owed else None
         history.record(Kind.PAYMENT_REQUIRED, account_id, now, subscription=subscription)
+
+
+def _grace_over(now: datetime) -> QuerySet[Charge]:
+    return Charge.objects.filter(
+        failed_since__lte=now - terms.PAYMENT_GRACE,
+        account__entitlement__state=Entitlement.State.ACTIVE,
+        account__entitlement__terms_id__startswith=terms.OF_VERSION,
+    )
 
 
 def _locked(charge_id: UUID) -> Charge:

@@ -17,6 +17,7 @@ from billing import accounts, charges, payments, providers, refunds, subscriptio
 from billing.models import Charge, Refund, Subscription
 from billing.providers import ChargeLine, ChargeOrder, Declined
 from billing.terms import NO_PROVIDER
+from gateway.alone import alone
 
 log = structlog.get_logger(__name__)
 
@@ -36,11 +37,17 @@ def due_refunds(now: datetime) -> QuerySet[Refund]:
 def send_charge(charge_id: UUID, now: datetime) -> None:
     """Asks for a charge that is due, and settles it by the answer.
 
-    Raises `ProviderUnavailable`: what has become of it is not known, beat asks again.
+    Raises `ProviderUnavailable`: what has become of it is not known, beat asks again. Does nothing
+    while another process still asks: a slow answer may take longer than `_ASK_AFTER`, and not
+    every provider would know the second request by its reference before the first is done.
     """
-    charge = _begin_charge(charge_id, now)
-    if charge is None:
-        return
+    with alone(f"billing.charge.{charge_id}") as is_alone:
+        charge = _begin_charge(charge_id, now) if is_alone else None
+        if charge is not None:
+            _send_charge(charge, now)
+
+
+def _send_charge(charge: Charge, now: datetime) -> None:
     ticket = tickets.take()
     try:
         state = providers.get(charge.provider).charge(_order(charge))
@@ -87,16 +94,28 @@ def _order(charge: Charge) -> ChargeOrder:
 def send_refund(refund_id: UUID, now: datetime) -> None:
     """Pays back a refund that is due; ends its subscription first, where that was asked for.
 
-    Raises `ProviderUnavailable`: beat asks again.
+    Raises `ProviderUnavailable`: beat asks again. Alone, as `send_charge`.
     """
+    with alone(f"billing.refund.{refund_id}") as is_alone:
+        refund = _begin_refund(refund_id, now) if is_alone else None
+        if refund is not None:
+            _send_refund(refund, now)
+
+
+def _begin_refund(refund_id: UUID, now: datetime) -> Refund | None:
+    """As `_begin_charge`."""
     with transaction.atomic():
         refund = due_refunds(now).filter(pk=refund_id).select_for_update().first()
         if refund is None:
-            return
+            return None
         refund.state = Refund.State.UNKNOWN
         refund.attempts += 1
         refund.next_attempt_at = _again(refund.created_at, now)
         refund.save(update_fields=["state", "attempts", "next_attempt_at"])
+    return refund
+
+
+def _send_refund(refund: Refund, now: datetime) -> None:
     payment = refund.payment
     provider = providers.get(payment.provider)
     if refund.ends_subscription and payment.subscription is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import structlog
 from django.db.models import Q
@@ -102,13 +101,10 @@ def _settle_charge(payment: Payment, state: PaymentState, now: datetime) -> None
 
 
 def charge_of(payment: Payment) -> Charge | None:
-    if payment.kind != Payment.Kind.CHARGE:
+    its_id = payment.our_id
+    if payment.kind != Payment.Kind.CHARGE or its_id is None:
         return None
-    try:
-        reference = UUID(payment.reference)
-    except ValueError:
-        return None
-    return Charge.objects.filter(pk=reference, account_id=payment.account_id).first()
+    return Charge.objects.filter(pk=its_id, account_id=payment.account_id).first()
 
 
 def of_invoice(invoice: Invoice) -> list[Payment]:

@@ -195,7 +195,10 @@ def is_planned(subscription: Subscription) -> bool:
 
 
 def quote(subscription: Subscription, wish: Wish, now: datetime) -> Quote:
-    """Asks the provider what a wish takes now. Raises `ProviderUnavailable`, `Hindered`."""
+    """Asks the provider what a wish takes now.
+
+    Raises `ProviderUnavailable`, `Hindered`, `Declined` where the provider won't do it.
+    """
     if hindrance := obstacle(subscription, wish):
         raise Hindered(hindrance)
     currency = wish.version.currency
@@ -233,7 +236,10 @@ def change_now(account: Account, wish: Wish, as_of: datetime, now: datetime) -> 
     items = " ".join(item.key for item in wish.items)
     reference = str(uuid5(row.pk, f"{as_of.isoformat()} {items}"))
     provider = providers.get(row.provider)
-    outcome = provider.change(row.provider_subscription_id, _change(wish, reference, as_of))
+    try:
+        outcome = provider.change(row.provider_subscription_id, _change(wish, reference, as_of))
+    except Declined as error:
+        outcome = Changed("unpaid", str(error))
     log.info("subscription.change", subscription=str(row.pk), items=items, outcome=outcome.kind)
     try:
         subscriptions.sync(row.pk, now)
@@ -343,7 +349,12 @@ def tell(subscription_id: UUID, now: datetime) -> Changed:
     with transaction.atomic():
         accounts.locked(row.account_id)
         row = _paid().get(pk=row.pk)
-        if row.state == State.ENDED or _next(row).items != planned.items:
+        if row.state == State.ENDED:
+            return outcome
+        if _next(row).items != planned.items:
+            # Whoever told the newer wish may have been heard before this one.
+            row.next_told = False
+            row.save(update_fields=["next_told"])
             return outcome
         row.next_told = True
         row.save(update_fields=["next_told"])
@@ -358,11 +369,17 @@ def to_tell() -> QuerySet[Subscription]:
 
 
 def _refused(row: Subscription, reason: str, now: datetime) -> None:
+    """Withdraws what was planned. The customer hears of it who wished for it: a new price comes
+    from staff, and `price_changes` plans it again.
+    """
     log.warning("subscription.change_refused", subscription=str(row.pk), reason=reason)
     wanted = row.next_version.plan.name if row.next_version else ""
+    of_staff = is_new_price(row)
     row.next_version = None
     row.save(update_fields=["next_version"])
-    contents.alive(row).update(ends_at_period_end=False)
+    kept = contents.alive(row).filter(ends_at_period_end=True).update(ends_at_period_end=False)
+    if of_staff and not kept:
+        return
     history.record(
         Kind.CHANGE_WITHDRAWN,
         row.account_id,

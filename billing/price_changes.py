@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from billing import accounts, rating, terms
 from billing.models import Invoice, PlanVersion, PriceChange, PriceMove, Subscription
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 NOTICE = timedelta(days=30)
 # How long before the period's end it is planned; from then on nothing else can be bought for now.
 _PLAN_BEFORE = timedelta(days=1)
+# What the provider refused, or the customer's own plans undid, is planned again after that.
+_PLAN_AGAIN = timedelta(hours=1)
 
 State = PriceChange.State
 Moving = PriceMove.State
@@ -61,10 +63,17 @@ class Effect:
 
 
 def affected(version: PlanVersion) -> QuerySet[Subscription]:
-    """Subscriptions that live on an older version than this one, at the same rhythm."""
+    """Subscriptions that live on an older version than this one, at the same rhythm.
+
+    Not those that were told to keep its price.
+    """
+    kept = PriceMove.objects.filter(
+        subscription=OuterRef("pk"), from_version=OuterRef("version"), state=Moving.KEPT
+    )
     return (
         Subscription.objects.exclude(state=Subscription.State.ENDED)
         .filter(
+            ~Exists(kept),
             version__plan_id=version.plan_id,
             version__currency=version.currency,
             version__interval=version.interval,
@@ -113,10 +122,18 @@ def announce(change: PriceChange, now: datetime) -> int:
 
 
 def withdraw(change: PriceChange, now: datetime) -> None:
-    """Calls off what has not been done; who was told is told that, too."""
+    """Calls off what has not been done; who was told is told that, too.
+
+    Does nothing to a change that is done. Killed in between, `advance` goes on with it.
+    """
+    with transaction.atomic():
+        row = PriceChange.objects.select_for_update().get(pk=change.pk)
+        if row.state not in (State.DRAFT, State.ANNOUNCED):
+            return
+        row.state = State.WITHDRAWN
+        row.save(update_fields=["state"])
     for move in change.moves.filter(state=Moving.PLANNED):
         _call_off(move, Moving.WITHDRAWN, now)
-    PriceChange.objects.filter(pk=change.pk).update(state=State.WITHDRAWN)
     log.info("price_change.withdrawn", change=change.pk)
 
 
@@ -130,6 +147,7 @@ def unannounced() -> QuerySet[PriceMove]:
     told = (Moving.PLANNED, Moving.KEPT, Moving.WITHDRAWN)
     return (
         PriceMove.objects.filter(announced_at=None, state__in=told)
+        .exclude(state=Moving.PLANNED, change__state=State.WITHDRAWN)
         .select_related("change__to_version__plan", "from_version", "subscription__account")
         .order_by("pk")
     )
@@ -140,10 +158,14 @@ def unannounced() -> QuerySet[PriceMove]:
 
 def due_to_advance(now: datetime) -> list[int]:
     """Moves that `advance` has something to do for: ask every few minutes."""
-    planned = PriceMove.objects.filter(
-        state=Moving.PLANNED, change__state=State.ANNOUNCED
-    ).select_related("change", "subscription")
-    return [move.pk for move in planned.iterator() if _is_over(move) or _is_near(move, now)]
+    planned = PriceMove.objects.filter(state=Moving.PLANNED).select_related(
+        "change", "subscription"
+    )
+    return [
+        move.pk
+        for move in planned.iterator()
+        if _is_called_off(move) or _is_over(move) or _is_near(move, now)
+    ]
 
 
 def advance(move_id: int, now: datetime) -> None:
@@ -152,12 +174,19 @@ def advance(move_id: int, now: datetime) -> None:
         move = _planned(move_id)
         if move is None:
             return
-        if _is_over(move):
+        if _is_called_off(move):
+            _call_off(move, Moving.WITHDRAWN, now)
+        elif _is_over(move):
             _note(move, now)
         elif _is_near(move, now):
             _set_next(move.subscription, move.change.to_version)
             move.scheduled_at = now
             move.save(update_fields=["scheduled_at"])
+
+
+def _is_called_off(move: PriceMove) -> bool:
+    """Whether whoever withdrew its change was killed before the move's turn came."""
+    return move.change.state == State.WITHDRAWN
 
 
 def _is_over(move: PriceMove) -> bool:
@@ -177,6 +206,7 @@ def _is_near(move: PriceMove, now: datetime) -> bool:
         and subscription.period_end >= move.change.effective_at
         and subscription.period_end - now <= _PLAN_BEFORE
         and not subscription.cancel_at_period_end
+        and (move.scheduled_at is None or move.scheduled_at <= now - _PLAN_AGAIN)
     )
 
 

@@ -80,8 +80,11 @@ def done(refund_id: UUID, now: datetime) -> None:
         refund, payment = _held(refund_id)
         if refund.state == State.DONE:
             return
-        # Older fetches don't know of it.
-        payment.refunded_minor = F("refunded_minor") + refund.amount_minor
+        # Older fetches don't know of it; a newer one that was applied meanwhile does.
+        before = payment.refunds.filter(state=State.DONE).aggregate(
+            sum=Sum("amount_minor", default=0)
+        )["sum"]
+        payment.refunded_minor = max(payment.refunded_minor, before + refund.amount_minor)
         payment.applied_ticket = tickets.take()
         payment.save(update_fields=["refunded_minor", "applied_ticket"])
         _settle(refund, now)
@@ -142,9 +145,8 @@ def _settle(refund: Refund, now: datetime) -> None:
 
 def _top_up_of(payment: Payment) -> TopUp | None:
     """What was bought with it, in a checkout or by a charge; None: no credits."""
-    try:
-        reference = UUID(payment.reference)
-    except ValueError:
+    reference = payment.our_id
+    if reference is None:
         return None
     bought = Q(pk=reference) | Q(charge_id=reference)
     return TopUp.objects.filter(bought, account_id=payment.account_id).first()
@@ -159,9 +161,10 @@ def _invoice_of(payment: Payment) -> Invoice | None:
     line = getattr(payment, "line", None)
     if line is not None:
         return Invoice.objects.get(pk=line.invoice_id)
-    if payment.kind != Payment.Kind.CHARGE:
+    its_id = payment.our_id
+    if payment.kind != Payment.Kind.CHARGE or its_id is None:
         return None
-    charge = Charge.objects.filter(pk=payment.reference).select_related("invoice").first()
+    charge = Charge.objects.filter(pk=its_id).select_related("invoice").first()
     return charge.invoice if charge else None
 
 

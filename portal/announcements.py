@@ -120,8 +120,8 @@ def _waiting(now: datetime) -> Iterator[Announcement]:
             partial(_dispute, payment),  # never given up
         )
     for move in price_changes.unannounced()[:BATCH]:
-        since = move.change.announced_at or now
-        yield Announcement(move, "announced_at", since, partial(_price_move, move))
+        # Never given up: nobody's price changes untold.
+        yield Announcement(move, "announced_at", now, partial(_price_move, move))
     for found in Reconciliation.objects.filter(announced_at=None).order_by("at")[:BATCH]:
         yield Announcement(found, "announced_at", found.at, partial(_reconciliation, found))
     settled = Q(repaired_at__isnull=False) | ~Q(error="")

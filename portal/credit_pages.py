@@ -83,13 +83,7 @@ class AutoForm(forms.Form):
         self._packs = {_choice(pack): pack for pack in packs}
         self.fields["pack"] = forms.ChoiceField(
             label="Buy",
-            choices=[
-                (
-                    choice,
-                    f"{pack.credits:,} credits for {money.text(pack.price_minor, pack.currency)}",
-                )
-                for choice, pack in self._packs.items()
-            ],
+            choices=[(choice, _offer_text(pack)) for choice, pack in self._packs.items()],
             error_messages={"invalid_choice": "The price list has changed: please look again."},
         )
 

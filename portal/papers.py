@@ -6,13 +6,15 @@ Owns their words. Rates nothing and changes nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from billing import money, parties
 from billing.models import Charge, Invoice, Payment, Refund, TopUp
 from billing.parties import Party
-from billing.payments import charge_of, of_invoice
+from billing.payments import of_invoice
 from billing.terms import NO_PROVIDER
 from portal.templatetags.texts import day
 
@@ -171,12 +173,27 @@ def of_the_refund(refund: Refund) -> Paper:
 
 def what_for(payment: Payment) -> str:
     """What a payment was for, as far as it says for good."""
-    charge = charge_of(payment)
-    if charge is not None:
-        return charge.description
+    return what_they_are_for([payment])[payment.pk]
+
+
+def what_they_are_for(payments: Iterable[Payment]) -> dict[UUID, str]:
+    """Likewise of an account's payments at once, by their ids."""
+    found = list(payments)
+    ours = [payment.our_id for payment in found if payment.our_id is not None]
+    owners = {payment.account_id for payment in found}
+    charges = Charge.objects.filter(pk__in=ours, account_id__in=owners).in_bulk()
+    bought = TopUp.objects.filter(pk__in=ours, account_id__in=owners).in_bulk()
+    return {payment.pk: _what_for(payment, charges, bought) for payment in found}
+
+
+def _what_for(payment: Payment, charges: dict[UUID, Charge], bought: dict[UUID, TopUp]) -> str:
+    its_id = payment.our_id
+    if payment.kind == Payment.Kind.CHARGE and its_id in charges:
+        return charges[its_id].description
     if payment.kind == Payment.Kind.SALE:
-        bought = TopUp.objects.filter(account_id=payment.account_id, pk=payment.reference).first()
-        return f"{bought.credits:,} prepaid credits" if bought else "Prepaid credits"
+        return (
+            f"{bought[its_id].credits:,} prepaid credits" if its_id in bought else "Prepaid credits"
+        )
     if payment.kind == Payment.Kind.CHANGE:
         return "Change of the plan"
     return f"Plan, from {day(payment.at)}"

@@ -55,10 +55,11 @@ def payment_list(request: AccountRequest) -> HttpResponse:
     """What was paid, tried to be paid, paid back and disputed."""
     found = request.account.payments.prefetch_related("refunds")
     page = Paginator(found, PAYMENTS_SHOWN).get_page(request.GET.get("page"))
+    what_for = papers.what_they_are_for(page)
     rows = [
         {
             "payment": payment,
-            "what_for": papers.what_for(payment),
+            "what_for": what_for[payment.pk],
             "tone": TONES.get(payment.state, ""),
             "refunds": [one for one in payment.refunds.all() if one.state == Refund.State.DONE],
         }

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from billing import catalogue, contents, plan_changes, provider_moves, providers, subscriptions
 from billing.models import Subscription
 from billing.plan_changes import Hindered, NotOffered, Obstacle, OutOfDate, Wish
-from billing.providers import Changed, ProviderUnavailable
+from billing.providers import Changed, Declined, ProviderUnavailable
 from billing.subscriptions import NoSubscription
 from billing.terms import NO_PROVIDER
 from keys import clock, issuance
@@ -242,6 +242,9 @@ def _ask(
         quote = plan_changes.quote(subscription, wish, clock.now())
     except Hindered as hindered:
         messages.error(request, OBSTACLES[hindered.obstacle])
+        return redirect("billing")
+    except Declined as error:
+        messages.error(request, str(error))
         return redirect("billing")
     except ProviderUnavailable:
         messages.error(request, NOT_NOW)

@@ -374,6 +374,7 @@ def test_a_refund_heard_of_only_by_the_fetch_is_not_counted_twice(account, payme
 
     payment.refresh_from_db()
     assert Refund.objects.get().state == "done"
+    assert payment.refunded_minor == 10_00
     assert told(account).count("refunded") == 1
 
 

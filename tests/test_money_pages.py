@@ -60,7 +60,7 @@ def hear(account, **changed):
             accounts.locked(account.pk),
             None,
             "sandbox",
-            [PaymentState(id="pay_1", **(said | changed))],
+            [PaymentState(**({"id": "pay_1"} | said | changed))],
             tickets.take(),
             MARCH,
         )
@@ -125,6 +125,18 @@ def test_payments_have_receipts_with_the_tax_as_the_provider_computed_it(owner, 
     assert "$59.50" in listed
     for words in ("VAT 19 % (DE)", "$9.50", "$50.00", "DP-77", "Provider’s Buyer"):
         assert words in receipt
+
+
+def test_a_page_of_payments_asks_little_whatever_they_refer_to(
+    owner, account, django_assert_max_num_queries
+):
+    for number, kind in enumerate(("sale", "charge", "sale", "charge", "subscription", "sale")):
+        hear(account, id=f"pay_{number}", kind=kind, reference="a sale of the seller's own")
+
+    with django_assert_max_num_queries(10):
+        answer = owner.get("/dashboard/billing/payments/")
+
+    assert "Prepaid credits" in text_of(answer)
 
 
 def test_a_credit_note_names_its_payment_and_reason(owner, payment):

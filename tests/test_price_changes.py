@@ -9,6 +9,7 @@ from django.utils import timezone
 from billing import catalogue, deadlines, plan_changes, price_changes, subscriptions
 from billing.models import BillingEvent, PlanMeter, PlanVersion, PriceChange, PriceMove
 from billing.sandbox import orders
+from billing.sandbox.models import SandboxOrder
 from portal import announcements
 from tests.factories import make_account, make_user
 from tests.ledger_world import use
@@ -65,6 +66,10 @@ def pass_time(subscription, until) -> None:
     for move_id in price_changes.due_to_advance(until):
         price_changes.advance(move_id, until)
     subscription.refresh_from_db()
+
+
+def basic_order(subscription) -> SandboxOrder:
+    return SandboxOrder.objects.get(subscription_id=subscription.provider_subscription_id)
 
 
 @pytest.fixture
@@ -211,3 +216,44 @@ def test_the_customer_cannot_withdraw_a_new_price(shop, basic):
 
     with pytest.raises(plan_changes.NotOffered):
         plan_changes.withdraw(basic.account, basic.period_end - timedelta(hours=1))
+
+
+def test_who_was_told_to_keep_the_old_price_is_spared_the_next_change_too(shop, basic):
+    second = dearer(basic.version, base=6000)
+    change = change_to(second)
+    price_changes.announce(change, NOW)
+    price_changes.keep_old_price(change.moves.get(), NOW)
+
+    third = dearer(second, base=7000)
+
+    assert list(price_changes.affected(third)) == []
+
+
+def test_a_provider_that_refuses_is_asked_again_and_no_customer_hears_of_it(shop, basic):
+    change = change_to(dearer(basic.version, base=6000), in_days=30)
+    price_changes.announce(change, NOW)
+    near = basic.period_end - timedelta(hours=2)
+    price_changes.advance(change.moves.get().pk, near)
+    orders.cancel(basic_order(basic).pk, False, near)
+
+    assert plan_changes.tell(basic.pk, near).kind == "unpaid"
+
+    basic.refresh_from_db()
+    assert basic.next_version is None
+    assert not basic.events.filter(kind="change_withdrawn").exists()
+    assert price_changes.due_to_advance(near + timedelta(minutes=5)) == []
+    assert price_changes.due_to_advance(near + timedelta(hours=1)) == [change.moves.get().pk]
+
+
+def test_withdrawn_and_killed_in_between_it_is_called_off_by_beat(shop, basic, mailoutbox):
+    change = change_to(dearer(basic.version, base=6000))
+    price_changes.announce(change, NOW)
+    PriceChange.objects.update(state=PriceChange.State.WITHDRAWN)
+
+    announcements.send_waiting(NOW)
+    for move_id in price_changes.due_to_advance(NOW):
+        price_changes.advance(move_id, NOW)
+    announcements.send_waiting(NOW)
+
+    assert change.moves.get().state == "withdrawn"
+    assert not [mail for mail in mailoutbox if "price" in mail.subject]

@@ -1,5 +1,7 @@
 """Money that a provider took or shall take: payments, charges of ours, refunds; for whom."""
 
+from uuid import UUID
+
 from django.conf import settings
 from django.db import models
 
@@ -83,6 +85,14 @@ class Payment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider} {self.provider_payment_id}"
+
+    @property
+    def our_id(self) -> UUID | None:
+        """The charge or top-up that it pays; None where a provider's reference is not of ours."""
+        try:
+            return UUID(self.reference)
+        except ValueError:
+            return None
 
 
 class Charge(models.Model):
