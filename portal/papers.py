@@ -178,7 +178,7 @@ def what_for(payment: Payment) -> str:
         bought = TopUp.objects.filter(account_id=payment.account_id, pk=payment.reference).first()
         return f"{bought.credits:,} prepaid credits" if bought else "Prepaid credits"
     if payment.kind == Payment.Kind.CHANGE:
-        return "Change of the plan"
+        return "Change of plan or add-ons"
     return f"Plan, from {day(payment.at)}"
 
 
