@@ -185,9 +185,8 @@ def promises(version: PlanVersion | None) -> tuple[str, ...]:
                 beyond.append(f"{rating.parse_filter(special).text}: {price}{of}")
         elif meter.past_included == PastIncluded.CREDITS:
             price = _credits(meter.credits_per_unit)
-            beyond.append(
-                f"Then {price} each" if meter.included_units else f"{price} for each of {label}"
-            )
+            what = "Then" if meter.included_units else f"{label.capitalize()}:"
+            beyond.append(f"{what} {price} each")
     if version.monthly_credits:
         quantities.append(f"{version.monthly_credits:,} credits a month")
     rates = [f"{version.rate_per_second:,} calls a second"]

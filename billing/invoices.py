@@ -215,7 +215,7 @@ def _changes(invoice: Invoice) -> Iterator[InvoiceLine]:
     )
     for payment in paid.order_by("at", "pk"):
         yield InvoiceLine(
-            text=f"Change of the plan, paid on {day(payment.at)}",
+            text=f"Change of plan or add-ons, paid on {day(payment.at)}",
             payment=payment,
             period_start=invoice.period_start,
             units=1,

@@ -195,7 +195,7 @@ def _what_for(payment: Payment, charges: dict[UUID, Charge], bought: dict[UUID, 
             f"{bought[its_id].credits:,} prepaid credits" if its_id in bought else "Prepaid credits"
         )
     if payment.kind == Payment.Kind.CHANGE:
-        return "Change of the plan"
+        return "Change of plan or add-ons"
     return f"Plan, from {day(payment.at)}"
 
 

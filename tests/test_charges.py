@@ -441,7 +441,7 @@ def test_a_change_paid_within_the_period_is_on_the_invoice_once(account, plans):
         pass_to(account, month(number) + 2 * HOUR)
 
     first, second = closed(account)
-    assert lines(first)[1] == ("Change of the plan, paid on 2 March 2026", 10_00)
+    assert lines(first)[1] == ("Change of plan or add-ons, paid on 2 March 2026", 10_00)
     assert len(lines(second)) == 1
     assert not Charge.objects.exists()
 

@@ -188,7 +188,7 @@ def test_plans_by_use_stand_in_a_row_of_their_own(plans, client):
     assert shown()["credits"] == ("Prepaid", "with credits")
     assert page.index("Enterprise") < page.index("Other ways to pay") < page.index("Pay as you go")
     assert "Pay as you go" not in client.get("/").content.decode()
-    assert "1 prepaid credit for each of calls" in page
+    assert "Calls: 1 prepaid credit each" in page
 
 
 # ------------------------------------------------------------------ the demo's

@@ -17,6 +17,7 @@ from billing import money, price_changes
 from billing.models import PlanVersion, PriceChange, PriceMove
 from keys import clock
 from portal.staff.desk import CappedPaginator, Deed, Desk, Facts, Outcome, link, tag
+from portal.staff.plans import price_text
 
 auditlog.register(PriceChange)
 auditlog.register(PriceMove)
@@ -24,8 +25,13 @@ auditlog.register(PriceMove)
 TONES = {"announced": "warn", "done": "ok", "planned": "warn", "moved": "ok"}
 
 
+class VersionField(forms.ModelChoiceField[PlanVersion]):
+    def label_from_instance(self, version: PlanVersion) -> str:
+        return f"{version}: {price_text(version)}"
+
+
 class PriceChangeForm(ModelForm[PriceChange]):
-    to_version = forms.ModelChoiceField(
+    to_version = VersionField(
         PlanVersion.objects.filter(published_at__isnull=False).select_related("plan"),
         label="To version",
         help_text="Customers on older versions, in its currency and at its interval, move to it.",

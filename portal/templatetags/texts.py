@@ -1,4 +1,4 @@
-"""How numbers, money and moments are written on every page and in every mail."""
+"""How numbers, money, moments and add-ons are written on every page and in every mail."""
 
 from datetime import datetime
 
@@ -6,7 +6,9 @@ from django import template
 from django.utils import timezone
 from django.utils.formats import date_format
 
+from billing import add_ons
 from billing import money as amounts
+from billing.models import AddOn
 from keys import clock
 
 register = template.Library()
@@ -42,6 +44,12 @@ def currency_name(currency: str) -> str:
 def count(number: int) -> str:
     """`1234567` as `1,234,567`."""
     return f"{number:,}"
+
+
+@register.filter
+def grants(add_on: AddOn) -> tuple[str, ...]:
+    """What an add-on grants, as on the price list: `50,000 more calls a month`."""
+    return add_ons.grants(add_on)
 
 
 @register.filter
