@@ -18,7 +18,7 @@ from django.core.cache import cache
 from django.db.models import Model, Q
 from django.urls import reverse
 
-from billing import catalogue, money, price_changes
+from billing import catalogue, money, price_changes, terms
 from billing.models import (
     BillingEvent,
     Drift,
@@ -176,6 +176,7 @@ def _billing_event(event: BillingEvent) -> mails.Mail:
         "plan": event.data.get("plan") or "Your plan",
         "version": event.subscription.version if event.subscription else None,
         "stops_at": _moment(event.data.get("stops_at")),
+        "grace_end": event.at + terms.PAYMENT_GRACE,
     }
     return mails.compose(f"billing/{event.kind}", [event.account.billing_email], context)
 

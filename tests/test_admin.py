@@ -489,6 +489,18 @@ def test_a_subscription_is_synced_with_its_provider(desk, shop):
     assert not SandboxDelivery.objects.exists()
 
 
+def test_staff_end_a_subscription_for_good(desk, shop):
+    account = make_account()
+    subscription = shop.buy(account, at=timezone.now())
+
+    answer = do(desk, "end", subscription)
+
+    subscription.refresh_from_db()
+    assert subscription.state == Subscription.State.ENDED
+    assert published(account)["state"] == "ended"
+    assert "has ended" in said(answer)
+
+
 def test_what_a_provider_cannot_say_is_told_to_staff_and_not_applied(desk, shop):
     account = make_account()
     subscription = shop.buy(account, at=timezone.now())

@@ -55,6 +55,19 @@ def sync_now(request: HttpRequest, subscription: Subscription, now: datetime) ->
     return Outcome(True, f"As {subscription.provider} says, the subscription is {state}.")
 
 
+def end_now(request: HttpRequest, subscription: Subscription, now: datetime) -> Outcome:
+    """Of the account's living subscription, as the customer would."""
+    try:
+        subscriptions.cancel(subscription.account, at_period_end=False, now=now)
+    except subscriptions.NoSubscription:
+        return Outcome(False, f"{subscription} has ended already.")
+    except providers.ProviderUnavailable as error:
+        return Outcome(False, f"{subscription.provider} could not be asked: {error}")
+    except subscriptions.IllegalMove as error:
+        return Outcome(False, f"{subscription.provider} says what cannot follow: {error}.")
+    return Outcome(True, f"{subscription.version.plan.name} of {subscription.account} has ended.")
+
+
 @admin.register(Subscription)
 class SubscriptionAdmin(Facts[Subscription]):
     """Facts that follow from the provider's state; staff can ask it again, not write over it."""
@@ -101,6 +114,15 @@ class SubscriptionAdmin(Facts[Subscription]):
             "Asks the provider for the current state and applies it, as its webhook would.",
             sync_now,
             offered=lambda subscription: subscription.provider != "none",
+        ),
+        Deed(
+            "end",
+            "End it now",
+            "Calls are refused from the next one on, and nothing is renewed. What was used till "
+            "then is charged; nothing is paid back by this.",
+            end_now,
+            offered=lambda subscription: subscription.state != Subscription.State.ENDED,
+            grave=True,
         ),
     )
 
