@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -49,7 +50,13 @@ def installation(whole) -> Iterator[Installation]:
     whole.start_a_page()
     yield whole
     for part in (*whole.gateways, whole.worker, whole.beat):
-        said = part.said()
+        # A task that ends while its broker is away can't say so; Celery's own words, it runs again.
+        said = re.sub(
+            r"^\[critical \] Couldn't ack .*?(?=^\[|\Z)",
+            "",
+            part.said(),
+            flags=re.MULTILINE | re.DOTALL,
+        )
         assert "Traceback" not in said, said
         assert "never retrieved" not in said, said
 
