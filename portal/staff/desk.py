@@ -140,6 +140,18 @@ class Desk(ModelAdmin[Row]):
         """Deeds need the model's change permission, also where rows are read-only."""
         return request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}")
 
+    def page_context(self, request: HttpRequest, row: Row) -> dict[str, Any]:
+        """What the template of a row's own page is given."""
+        return {
+            "title": str(row),
+            "subtitle": None,
+            "deed_buttons": [
+                {"deed": deed, "address": self.deed_address(deed, [str(row.pk)])}
+                for deed in self.deeds
+                if deed.offered(row) and self.has_deed_permission(request)
+            ],
+        }
+
     def change_view(
         self,
         request: HttpRequest,
@@ -147,19 +159,11 @@ class Desk(ModelAdmin[Row]):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        buttons: list[dict[str, Any]] = []
-        title: dict[str, Any] = {}
         row = self.get_object(request, object_id)
-        if row is not None:
-            title = {"title": str(row), "subtitle": None}
-        if row is not None and self.has_deed_permission(request):
-            buttons = [
-                {"deed": deed, "address": self.deed_address(deed, [str(row.pk)])}
-                for deed in self.deeds
-                if deed.offered(row)
-            ]
-        context = {**title, "deed_buttons": buttons, **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, context)
+        context = self.page_context(request, row) if row is not None else {}
+        return super().change_view(
+            request, object_id, form_url, {**context, **(extra_context or {})}
+        )
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -252,16 +256,9 @@ class Printed(Facts[Row]):
             raise PermissionDenied
         return self.print_out(row)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        address = reverse(f"admin:{self._printed_name()}", args=[object_id])
-        context = {"print_address": address, **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, context)
+    def page_context(self, request: HttpRequest, row: Row) -> dict[str, Any]:
+        address = reverse(f"admin:{self._printed_name()}", args=[row.pk])
+        return {**super().page_context(request, row), "print_address": address}
 
     def _printed_name(self) -> str:
         return f"{self.opts.app_label}_{self.opts.model_name}_pdf"

@@ -29,9 +29,30 @@ from keys import clock
 from portal import papers, pdf
 from portal.staff.desk import CappedPaginator, Deed, Facts, FactsInline, Outcome, Printed, link, tag
 
-PAYMENT_TONES = {"paid": "ok", "failed": "bad", "pending": "warn"}
-CHARGE_TONES = {"paid": "ok", "failed": "bad", "unknown": "warn", "due": "warn", "pending": "warn"}
-REFUND_TONES = {"done": "ok", "failed": "bad", "unknown": "warn", "due": "warn"}
+TONES = {
+    "paid": "ok",
+    "done": "ok",
+    "failed": "bad",
+    "unknown": "warn",
+    "due": "warn",
+    "pending": "warn",
+}
+
+
+class MoneyColumns:
+    """What payments, charges and refunds show alike."""
+
+    @admin.display(description="state", ordering="state")
+    def standing(self, row: Payment | Charge | Refund) -> SafeString:
+        return tag(row.get_state_display(), TONES.get(row.state, ""))
+
+    @admin.display(description="amount", ordering="amount_minor")
+    def amount(self, row: Payment | Charge | Refund) -> str:
+        return money.text(row.amount_minor, row.currency)
+
+    @admin.display(description="invoice")
+    def of_invoice(self, row: Charge | Refund) -> str:
+        return link(row.invoice)
 
 
 class RefundForm(forms.Form):
@@ -66,15 +87,11 @@ class RefundForm(forms.Form):
         return amount_minor
 
 
-class RefundInline(FactsInline[Refund, Payment]):
+class RefundInline(MoneyColumns, FactsInline[Refund, Payment]):
     model = Refund
     fields = ("itself", "amount", "reason", "state", "error", "created_by", "created_at")
     readonly_fields = fields
     verbose_name_plural = "paid back"
-
-    @admin.display(description="amount")
-    def amount(self, refund: Refund) -> str:
-        return money.text(refund.amount_minor, refund.currency)
 
 
 class DisputeFilter(admin.SimpleListFilter):
@@ -96,7 +113,7 @@ class DisputeFilter(admin.SimpleListFilter):
 
 
 @admin.register(Payment)
-class PaymentAdmin(Printed[Payment]):
+class PaymentAdmin(MoneyColumns, Printed[Payment]):
     """Payments as their providers have them."""
 
     list_display = ("__str__", "of_account", "kind", "standing", "amount", "disputed", "at")
@@ -140,19 +157,11 @@ class PaymentAdmin(Printed[Payment]):
         address = path("<uuid:payment_id>/refund/", refund, name="billing_payment_refund")
         return [address, *super().get_urls()]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        payment = self.get_object(request, object_id)
+    def page_context(self, request: HttpRequest, row: Payment) -> dict[str, Any]:
         address = ""
-        if payment is not None and may_refund(request) and is_refundable(payment):
-            address = reverse("admin:billing_payment_refund", args=[payment.pk])
-        context = {"refund_address": address, **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, context)
+        if may_refund(request) and is_refundable(row):
+            address = reverse("admin:billing_payment_refund", args=[row.pk])
+        return {**super().page_context(request, row), "refund_address": address}
 
     def refund(self, request: HttpRequest, payment_id: UUID) -> HttpResponse:
         """Asks how much and why (GET), then has it paid back (POST)."""
@@ -196,14 +205,6 @@ class PaymentAdmin(Printed[Payment]):
     @admin.display(description="account", ordering="account__name")
     def of_account(self, payment: Payment) -> str:
         return link(payment.account)
-
-    @admin.display(description="state", ordering="state")
-    def standing(self, payment: Payment) -> SafeString:
-        return tag(payment.get_state_display(), PAYMENT_TONES.get(payment.state, ""))
-
-    @admin.display(description="amount", ordering="amount_minor")
-    def amount(self, payment: Payment) -> str:
-        return money.text(payment.amount_minor, payment.currency)
 
     @admin.display(description="of that, tax")
     def tax(self, payment: Payment) -> str:
@@ -259,7 +260,7 @@ def _open(charge: Charge) -> bool:
 
 
 @admin.register(Charge)
-class ChargeAdmin(Facts[Charge]):
+class ChargeAdmin(MoneyColumns, Facts[Charge]):
     """Money that we ask providers to take, and invoices to be paid by transfer."""
 
     list_display = ("__str__", "of_account", "standing", "amount", "provider", "created_at")
@@ -316,18 +317,6 @@ class ChargeAdmin(Facts[Charge]):
     def of_account(self, charge: Charge) -> str:
         return link(charge.account)
 
-    @admin.display(description="invoice")
-    def of_invoice(self, charge: Charge) -> str:
-        return link(charge.invoice)
-
-    @admin.display(description="state", ordering="state")
-    def standing(self, charge: Charge) -> SafeString:
-        return tag(charge.get_state_display(), CHARGE_TONES.get(charge.state, ""))
-
-    @admin.display(description="amount", ordering="amount_minor")
-    def amount(self, charge: Charge) -> str:
-        return money.text(charge.amount_minor, charge.currency)
-
 
 def refund_again(request: HttpRequest, refund: Refund, now: datetime) -> Outcome:
     if not refunds.ask_again(refund.pk, now):
@@ -336,7 +325,7 @@ def refund_again(request: HttpRequest, refund: Refund, now: datetime) -> Outcome
 
 
 @admin.register(Refund)
-class RefundAdmin(Printed[Refund]):
+class RefundAdmin(MoneyColumns, Printed[Refund]):
     """What was paid back, with its credit notes."""
 
     list_display = ("__str__", "of_account", "standing", "amount", "reason", "created_at")
@@ -381,15 +370,3 @@ class RefundAdmin(Printed[Refund]):
     @admin.display(description="payment")
     def of_payment(self, refund: Refund) -> str:
         return link(refund.payment)
-
-    @admin.display(description="invoice")
-    def of_invoice(self, refund: Refund) -> str:
-        return link(refund.invoice)
-
-    @admin.display(description="state", ordering="state")
-    def standing(self, refund: Refund) -> SafeString:
-        return tag(refund.get_state_display(), REFUND_TONES.get(refund.state, ""))
-
-    @admin.display(description="amount", ordering="amount_minor")
-    def amount(self, refund: Refund) -> str:
-        return money.text(refund.amount_minor, refund.currency)

@@ -11,7 +11,7 @@ from django import forms
 from django.contrib import admin
 from django.db.models import Count, Q, QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 
 from billing import money, price_changes
 from billing.models import PlanVersion, PriceChange, PriceMove
@@ -123,16 +123,8 @@ class PriceChangeAdmin(Desk[PriceChange]):
             obj.created_by_id = request.user.pk
         super().save_model(request, obj, form, change)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        row = self.get_object(request, object_id)
-        context = {**_preview(row), **(extra_context or {})} if row else extra_context
-        return super().change_view(request, object_id, form_url, context)
+    def page_context(self, request: HttpRequest, row: PriceChange) -> dict[str, Any]:
+        return {**super().page_context(request, row), **_preview(row)}
 
     @admin.display(description="state", ordering="state")
     def standing(self, change: PriceChange) -> str:
