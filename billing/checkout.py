@@ -27,7 +27,6 @@ from billing.terms import NO_PROVIDER
 log = structlog.get_logger(__name__)
 
 State = Checkout.State
-_ENDINGS: dict[str, str] = {"failed": State.FAILED, "expired": State.EXPIRED}
 
 
 class OtherCurrency(Exception):
@@ -119,18 +118,12 @@ def apply(account: Account, checkout_id: UUID, fetched: Fetched, now: datetime) 
         return
     state = fetched.state
     was_on_its_way = row.payment_pending
-    row.applied_ticket, row.synced_at = fetched.ticket, now
-    row.payment_pending = state.status == "pending"
-    row.error = state.error[:200]
-    if state.status in _ENDINGS:
-        row.state = _ENDINGS[state.status]
-    elif state.status == "paid" and state.subscription is not None:
+    asking.note(row, fetched.ticket, state, now)
+    if state.status == "paid" and state.subscription is not None:
         bought = subscriptions.Fetched(fetched.ticket, state.subscription)
         row.state = _paid(account, row, bought, now)
-    row.save(update_fields=["state", "payment_pending", "error", "applied_ticket", "synced_at"])
-    retriable = row.state == State.OPEN and row.error and not row.payment_pending
-    if was_on_its_way and (row.state == State.FAILED or retriable):
-        # The buyer was told not to wait for it.
+    row.save(update_fields=asking.WRITTEN)
+    if asking.is_let_down(row, was_on_its_way):
         history.record(
             BillingEvent.Kind.PURCHASE_FAILED,
             account.pk,

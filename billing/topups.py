@@ -27,7 +27,6 @@ from billing.terms import NO_PROVIDER, Standing
 log = structlog.get_logger(__name__)
 
 State = TopUp.State
-_ENDINGS: dict[str, str] = {"failed": State.FAILED, "expired": State.EXPIRED}
 # Providers take no more at once: Stripe takes eight digits.
 MAX_SALE_MINOR = 99_999_999
 
@@ -159,19 +158,13 @@ def apply(account: Account, top_up_id: UUID, fetched: Fetched, now: datetime) ->
     if row.state != State.OPEN or fetched.ticket <= row.applied_ticket:
         return
     was_on_its_way = row.payment_pending
-    row.applied_ticket, row.synced_at = fetched.ticket, now
-    row.payment_pending = state.status == "pending"
-    row.error = state.error[:200]
-    if state.status in _ENDINGS:
-        row.state = _ENDINGS[state.status]
-    elif state.status == "paid":
+    asking.note(row, fetched.ticket, state, now)
+    if state.status == "paid":
         row.state = State.COMPLETED
-    row.save(update_fields=["state", "payment_pending", "error", "applied_ticket", "synced_at"])
+    row.save(update_fields=asking.WRITTEN)
     if row.state == State.COMPLETED:
         fulfilment.give(row, now)
-    retriable = row.state == State.OPEN and row.error and not row.payment_pending
-    if was_on_its_way and (row.state == State.FAILED or retriable):
-        # The buyer was told not to wait for it.
+    if asking.is_let_down(row, was_on_its_way):
         fulfilment.tell_of_failure(row, now)
 
 

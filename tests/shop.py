@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from datetime import datetime, timedelta
 import pytest
 import requests
 from celery.contrib.testing.worker import start_worker
+from django.db import connections
 from django.utils import timezone
 
 from billing import checkout, estimates, inbox, terms
@@ -77,6 +79,28 @@ class Shop:
         soon = timezone.now() + timedelta(seconds=6)
         for event_id in inbox.waiting(soon).values_list("pk", flat=True):
             inbox.process(event_id, soon)
+
+    def process_by_eight(self) -> None:
+        """Lets eight workers process the one delivery that is there, and seven copies, at once."""
+        delivered = ProviderEvent.objects.get()
+        copies = [
+            ProviderEvent.objects.create(
+                provider="sandbox",
+                external_id=f"copy-{serial}",
+                type=delivered.type,
+                payload=delivered.payload,
+                received_at=delivered.received_at,
+            ).pk
+            for serial in range(7)
+        ]
+        now = timezone.now()
+
+        def process(event_id: int) -> None:
+            inbox.process(event_id, now)
+            connections.close_all()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(process, [delivered.pk, *copies]))
 
     def settle(self) -> None:
         """Delivers and processes until nothing is left to tell."""

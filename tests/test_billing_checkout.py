@@ -8,7 +8,7 @@ import requests
 from django.db import connections
 from django.utils import timezone
 
-from billing import checkout, inbox, subscriptions, tasks
+from billing import checkout, subscriptions, tasks
 from billing.checkout import NotForSale
 from billing.models import BillingEvent, Checkout, ProviderEvent, Subscription
 from billing.providers import ProviderUnavailable
@@ -100,25 +100,7 @@ def test_eight_workers_at_once_start_one_subscription(shop):
     row = shop.start(account)
     shop.pay(row)
     shop.deliver()
-    delivered = ProviderEvent.objects.get()
-    copies = [
-        ProviderEvent.objects.create(
-            provider="sandbox",
-            external_id=f"copy-{serial}",
-            type=delivered.type,
-            payload=delivered.payload,
-            received_at=delivered.received_at,
-        ).pk
-        for serial in range(7)
-    ]
-    now = timezone.now()
-
-    def process(event_id):
-        inbox.process(event_id, now)
-        connections.close_all()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(process, [delivered.pk, *copies]))
+    shop.process_by_eight()
 
     assert ProviderEvent.objects.filter(processed_at=None).count() == 0
     assert_one_basic(account)

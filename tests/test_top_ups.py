@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from fractions import Fraction
 
 import pytest
-from django.db import connections
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import allowances, collecting, inbox, refunds, topups
+from billing import allowances, collecting, refunds, topups
 from billing.models import CreditGrant, CreditPack, Payment, Plan, ProviderEvent, TopUp
 from billing.models.allowances import MAX_CREDITS
 from billing.sandbox import orders
@@ -275,25 +273,7 @@ def test_eight_workers_at_once_give_once(shop):
     row = order(account, now=timezone.now())
     shop.pay(row)
     shop.deliver()
-    delivered = ProviderEvent.objects.get()
-    copies = [
-        ProviderEvent.objects.create(
-            provider="sandbox",
-            external_id=f"copy-{serial}",
-            type=delivered.type,
-            payload=delivered.payload,
-            received_at=delivered.received_at,
-        ).pk
-        for serial in range(7)
-    ]
-    now = timezone.now()
-
-    def process(event_id):
-        inbox.process(event_id, now)
-        connections.close_all()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(process, [delivered.pk, *copies]))
+    shop.process_by_eight()
 
     grant = CreditGrant.objects.get()
     assert ProviderEvent.objects.filter(processed_at=None).count() == 0
