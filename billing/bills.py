@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
-from billing import rating, terms
+from billing import pricing, rating, terms
 from gateway.models import Meter
 from gateway.usage import PricedUnits
 
@@ -19,7 +19,7 @@ from gateway.usage import PricedUnits
 class Rated:
     """One line of usage.
 
-    terms_id: of the terms that rated it, as `terms.priced_as`; "" where no price is known
+    terms_id: of the terms that rated it, as `pricing.priced_as`; "" where no price is known
     used_under: the terms that it was used under, others too where a deleted contract's are among
         them
     """
@@ -54,25 +54,25 @@ def rate(used: Iterable[PricedUnits], has: terms.Standing) -> list[Rated]:
 
     Each of the terms rates what was used under it; what a contract saw that is deleted now,
     today's terms rate. What the terms don't price has a line that costs nothing. Plan versions
-    and add-ons that came one after the other include no unit twice (`terms.in_turn`).
+    and add-ons that came one after the other include no unit twice (`pricing.in_turn`).
     """
-    todays_id = terms.priced_as(terms.terms_id(has))
+    todays_id = pricing.priced_as(terms.terms_id(has))
     prices = {todays_id: has.price}
     ids: dict[str, str] = {}
     by_terms: defaultdict[str, list[PricedUnits]] = defaultdict(list)
     for quantity in used:
         if quantity.terms_id not in ids:
-            ids[quantity.terms_id] = terms.priced_as(quantity.terms_id)
+            ids[quantity.terms_id] = pricing.priced_as(quantity.terms_id)
         its_id = ids[quantity.terms_id]
         if its_id not in prices:
-            prices[its_id] = terms.price_of(its_id)
+            prices[its_id] = pricing.price_of(its_id)
         by_terms[its_id if prices[its_id] else todays_id].append(quantity)
     rated: dict[str, list[Rated]] = {}
     before = rating.NOTHING
-    for its_id, price in terms.in_turn({its_id: prices[its_id] for its_id in by_terms}):
-        carried = before if terms.carries_over(its_id) else rating.NOTHING
+    for its_id, price in pricing.in_turn({its_id: prices[its_id] for its_id in by_terms}):
+        carried = before if pricing.carries_over(its_id) else rating.NOTHING
         rated[its_id] = _rate(its_id, price, by_terms[its_id], carried)
-        if price and terms.carries_over(its_id):
+        if price and pricing.carries_over(its_id):
             before = before.then(price, [one.line for one in rated[its_id]])
     order = sorted(by_terms, key=lambda its_id: (its_id != todays_id, its_id))
     return [one for its_id in order for one in rated[its_id]]

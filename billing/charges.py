@@ -16,7 +16,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
-from billing import accounts, fulfilment, history, terms
+from billing import accounts, fulfilment, history, pricing, terms
 from billing.models import BillingEvent, Charge, Invoice, Subscription
 from billing.providers import ChargeLine
 from billing.terms import NO_PROVIDER
@@ -176,7 +176,7 @@ def _grace_over(now: datetime) -> QuerySet[Charge]:
     return Charge.objects.filter(
         failed_since__lte=now - terms.PAYMENT_GRACE,
         account__entitlement__state=Entitlement.State.ACTIVE,
-        account__entitlement__terms_id__startswith=terms.OF_VERSION,
+        account__entitlement__terms_id__startswith=pricing.OF_VERSION,
     )
 
 

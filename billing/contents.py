@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from billing import terms
+from billing import pricing
 from billing.models import AddOn, BillingEvent, PlanVersion, Subscription, SubscriptionAddOn
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ def is_upgrade(held: PlanVersion, wanted: PlanVersion) -> bool:
     It costs more by the month; or is the same plan, paid by the year instead of the month. What
     was paid for a year is used up first.
     """
-    held_months, months = terms.months_of(held), terms.months_of(wanted)
+    held_months, months = pricing.months_of(held), pricing.months_of(wanted)
     if months < held_months:
         return False
     if months > held_months and held.plan_id == wanted.plan_id:

@@ -12,7 +12,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from billing import accounts, history, terms
+from billing import accounts, history, pricing, terms
 from billing.accounts import Account
 from billing.models import BillingEvent, Contract
 from keys import issuance
@@ -53,7 +53,7 @@ def _apply(locked: Account, now: datetime) -> None:
 
 def _turned(running: QuerySet[Contract], held: QuerySet[Entitlement]) -> set[UUID]:
     """Accounts whose entitlement speaks of another contract than the one that runs."""
-    should = {row.account_id: f"{terms.OF_CONTRACT}{row.pk}" for row in running}
+    should = {row.account_id: pricing.id_of_contract(row) for row in running}
     does = dict(held.values_list("account_id", "terms_id"))
     return {
         account_id
@@ -73,5 +73,5 @@ def _running(now: datetime) -> QuerySet[Contract]:
 
 def _held() -> QuerySet[Entitlement]:
     return Entitlement.objects.exclude(state=Entitlement.State.ENDED).filter(
-        terms_id__startswith=terms.OF_CONTRACT
+        terms_id__startswith=pricing.OF_CONTRACT
     )

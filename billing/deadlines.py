@@ -12,7 +12,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import DurationField, Exists, ExpressionWrapper, F, OuterRef, QuerySet
 
-from billing import accounts, history, periods, subscriptions, terms
+from billing import accounts, history, periods, pricing, subscriptions, terms
 from billing.models import BillingEvent, Subscription
 from billing.states import State
 from billing.terms import NO_PROVIDER
@@ -103,7 +103,7 @@ def _grace_over(now: datetime) -> QuerySet[Subscription]:
         ~Exists(_events(Kind.PAYMENT_REQUIRED).filter(at__gte=OuterRef("past_due_since"))),
         state=State.PAST_DUE,
         past_due_since__lte=now - terms.PAYMENT_GRACE,
-        account__entitlement__terms_id__startswith=terms.OF_VERSION,
+        account__entitlement__terms_id__startswith=pricing.OF_VERSION,
     )
 
 

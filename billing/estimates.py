@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from billing import bills, catalogue, money, terms
+from billing import bills, catalogue, money, pricing, terms
 from billing.models import SpendCap, Subscription
 from gateway.usage import PricedUnits
 
@@ -98,7 +98,7 @@ def _usage_lines(
     then = {rated.key: rated for rated in bills.rate(by_then, has)} if by_then is not None else None
     known = {rated.key for rated in now}
     further = [rated for key, rated in then.items() if key not in known] if then else []
-    todays_id = terms.priced_as(terms.terms_id(has))
+    todays_id = pricing.priced_as(terms.terms_id(has))
     lines = []
     for rated in [*now, *(_unused(rated) for rated in further)]:
         line = rated.line

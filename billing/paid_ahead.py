@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from uuid import UUID
 
-from billing import catalogue, periods, terms
+from billing import catalogue, periods, pricing, terms
 from billing.models import AddOn, InvoiceLine, Subscription, SubscriptionAddOn
 
 
@@ -18,7 +18,7 @@ def lines(account_id: UUID, at: datetime) -> Iterator[InvoiceLine]:
     contract = terms.standing(account_id, at).contract
     if contract is not None:
         if contract.starts_at < at and contract.base_price_minor:
-            its_id = f"{terms.OF_CONTRACT}{contract.pk}"
+            its_id = pricing.id_of_contract(contract)
             text = terms.CONTRACT_PLAN_NAME
             yield _line(text, its_id, contract.base_price_minor, contract.currency, at)
         return
@@ -53,7 +53,7 @@ def _renewed(subscription: Subscription, at: datetime) -> bool:
     if subscription.state != Subscription.State.ENDED and subscription.period_end == at:
         paused = subscription.state == Subscription.State.PAUSED
         return not subscription.cancel_at_period_end and not paused
-    months = terms.months_of(subscription.version)
+    months = pricing.months_of(subscription.version)
     start, back = subscription.period_start, 0
     while start > at:
         back += months
@@ -75,5 +75,5 @@ def _goes_on(row: SubscriptionAddOn, subscription: Subscription, at: datetime) -
         return row.ended_at is None or row.ended_at > at
     if row.ended_at is None:
         return subscription.period_end != at
-    months = terms.months_of(subscription.version)
+    months = pricing.months_of(subscription.version)
     return row.ended_at >= periods.add_months(at, months, subscription.anchor_day)

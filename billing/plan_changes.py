@@ -25,9 +25,9 @@ from billing import (
     catalogue,
     contents,
     history,
+    pricing,
     providers,
     subscriptions,
-    terms,
     tickets,
 )
 from billing.accounts import Account
@@ -157,7 +157,7 @@ def add_ons_on_sale(subscription: Subscription) -> list[AddOn]:
     return [
         add_on
         for add_on in on_sale
-        if add_ons.is_for(add_on, version) and terms.has_room_for(version, (*held, add_on))
+        if add_ons.is_for(add_on, version) and pricing.has_room_for(version, (*held, add_on))
     ]
 
 

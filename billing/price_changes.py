@@ -17,7 +17,7 @@ import structlog
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
-from billing import accounts, rating, terms
+from billing import accounts, pricing, rating, terms
 from billing.models import Invoice, PlanVersion, PriceChange, PriceMove, Subscription
 from billing.terms import NO_PROVIDER, Standing
 from gateway import usage
@@ -282,11 +282,9 @@ def _last_period(
 
 def _bill(version: PlanVersion, has: Standing, used: list[PricedUnits]) -> int:
     """Of a month on this version, with the add-ons that the account has."""
-    ids = (version.pk, *(add_on.pk for add_on in has.add_ons))
-    price = terms.price_of(terms.OF_VERSION + "+".join(map(str, ids)))
-    lines = rating.rate(price, used)[1:] if price else ()
+    lines = rating.rate(pricing.version_price(version, has.add_ons), used)[1:]
     base_minor = version.base_price_minor + sum(one.price_minor for one in has.add_ons)
-    months = terms.months_of(version)
+    months = pricing.months_of(version)
     return (2 * base_minor + months) // (2 * months) + sum(line.amount_minor for line in lines)
 
 

@@ -16,7 +16,7 @@ import structlog
 from django.db import transaction
 from django.db.models import Case, F, Q, Sum, When
 
-from billing import rating, terms
+from billing import pricing, rating
 from billing.models import Reconciliation, ReconciliationLine, Shipment, Subscription
 from billing.providers import ProviderUnavailable, metering
 from billing.shipping import owner_of, subscriptions_of
@@ -193,7 +193,7 @@ def _cost(account: _Account, difference: int, until: datetime) -> int:
     if not difference or not account.units_by_terms:
         return 0
     terms_id = list(account.units_by_terms)[-1]
-    price = terms.price_of(terms_id)
+    price = pricing.price_of(terms_id)
     if price is None:
         return 0
     account_id = account.subscription.account_id

@@ -20,7 +20,7 @@ from django.db import transaction
 from django.db.models import F, Max, Min, QuerySet, Value
 from django.db.models.functions import Coalesce
 
-from billing import doubts, terms
+from billing import doubts, pricing
 from billing.models import Shipment, ShippingClock, Subscription
 from billing.providers import metering
 from billing.providers.metering import Limits, Outcome, Refusal
@@ -99,7 +99,7 @@ def owner_of(
     That of the terms that the usage was admitted under, for a moment may lie on either side of
     a start; then that which lived at the time. A contract's usage belongs to no provider.
     """
-    version_id = terms.version_id_of(terms_id)
+    version_id = pricing.version_id_of(terms_id)
     if version_id is None:
         return None
     of_terms = [one for one in subscriptions if one.version_id == version_id]

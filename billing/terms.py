@@ -1,13 +1,13 @@
 """The terms of an account: its plan version and its add-ons, or a contract in their place.
 
-The one place that says what an account may do (`keys.entitlements.Terms`) and what that
-costs (`rating.Price`). Everything that changes either ends with `refresh`.
+The one place that says what an account may do (`keys.entitlements.Terms`); what that costs stands
+in `pricing`. Everything that changes either ends with `refresh`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,7 +18,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db.models import Q
 
-from billing import caps, opening, periods, plan_credits, rating
+from billing import caps, opening, periods, plan_credits, pricing, rating
 from billing.models import (
     AddOn,
     Charge,
@@ -26,7 +26,6 @@ from billing.models import (
     CreditGrant,
     PastIncluded,
     PlanMeter,
-    PlanVersion,
     SpendCap,
     Subscription,
     SubscriptionAddOn,
@@ -39,11 +38,6 @@ from keys.models import Entitlement
 from keys.spend import Earlier
 
 NO_PROVIDER = "none"
-# What a terms id begins with; the primary key of the row that set the terms follows, and those of
-# its add-ons: `version:7+3+5`.
-OF_CONTRACT, OF_VERSION = "contract:", "version:"
-# Of the 40 that the ledger keeps some are left for versions with longer ids.
-MOST_ID_CHARACTERS = 35
 # Traffic goes on for this long while a renewal is unconfirmed, or its payment has failed.
 RENEWAL_GRACE = timedelta(hours=settings.RENEWAL_GRACE_HOURS)
 PAYMENT_GRACE = timedelta(days=settings.PAST_DUE_GRACE_DAYS)
@@ -87,10 +81,10 @@ class Standing:
         since: where calls stop there, there are none.
         """
         if self.contract:
-            return _contract_price(self.contract)
+            return pricing.contract_price(self.contract)
         if self.subscription is None:
             return None
-        return _version_price(self.subscription.version, self.add_ons)
+        return pricing.version_price(self.subscription.version, self.add_ons)
 
     @property
     def monthly_minor(self) -> int:
@@ -105,7 +99,7 @@ class Standing:
         if self.subscription is None or self.subscription.state in unpaid:
             return 0
         version = self.subscription.version
-        months = months_of(version)
+        months = pricing.months_of(version)
         amount = version.base_price_minor + sum(one.price_minor for one in self.add_ons)
         return (2 * amount + months) // (2 * months)
 
@@ -181,7 +175,7 @@ def usage_periods(has: Standing, now: datetime) -> list[datetime]:
         return periods.boundaries(
             subscription.period_start,
             subscription.period_end,
-            months=1 if in_trial else months_of(subscription.version),
+            months=1 if in_trial else pricing.months_of(subscription.version),
             anchor_day=subscription.anchor_day,
             now=now,
         )
@@ -192,115 +186,13 @@ def usage_periods(has: Standing, now: datetime) -> list[datetime]:
     return periods.boundaries(start, end, months=1, anchor_day=start.day, now=now)
 
 
-def months_of(version: PlanVersion) -> int:
-    return 12 if version.interval == PlanVersion.Interval.YEAR else 1
-
-
 def terms_id(has: Standing) -> str:
     """What every usage event carries, so that it can be priced years later."""
     if has.contract:
-        return f"{OF_CONTRACT}{has.contract.pk}"
+        return pricing.id_of_contract(has.contract)
     if has.subscription is None:
         return ""
-    return _of_version(has.subscription.version_id, has.add_ons)
-
-
-def _of_version(version_id: int, add_ons: Iterable[AddOn]) -> str:
-    ids = sorted(one.pk for one in add_ons)
-    return OF_VERSION + "+".join(map(str, (version_id, *ids)))
-
-
-def has_room_for(version: PlanVersion, add_ons: Iterable[AddOn]) -> bool:
-    """Whether usage can carry the ids of so many add-ons, of a version published later too."""
-    return len(_of_version(version.pk, add_ons)) <= MOST_ID_CHARACTERS
-
-
-def version_id_of(terms_id: str) -> int | None:
-    """The plan version that usage with this id belongs to; None: to none."""
-    if not terms_id.startswith(OF_VERSION):
-        return None
-    return int(terms_id.removeprefix(OF_VERSION).split("+")[0])
-
-
-def price_of(terms_id: str) -> rating.Price | None:
-    """The price that usage with this id is rated by; None where its contract was deleted."""
-    if terms_id.startswith(OF_CONTRACT):
-        contract = Contract.objects.filter(pk=terms_id.removeprefix(OF_CONTRACT)).first()
-        return _contract_price(contract) if contract else None
-    if terms_id.startswith(OF_VERSION):
-        version_id, *add_on_ids = map(int, terms_id.removeprefix(OF_VERSION).split("+"))
-        version = PlanVersion.objects.filter(pk=version_id).first()
-        add_ons = AddOn.objects.filter(pk__in=add_on_ids).select_related("meter")
-        return _version_price(version, add_ons) if version else None
-    return None
-
-
-def priced_as(terms_id: str) -> str:
-    """The id with those of its add-ons alone that usage is priced by: what includes units."""
-    if "+" not in terms_id:
-        return terms_id
-    version_id, *add_on_ids = map(int, terms_id.removeprefix(OF_VERSION).split("+"))
-    including = AddOn.objects.filter(pk__in=add_on_ids, included_units__gt=0)
-    return _of_version(version_id, including)
-
-
-def carries_over(terms_id: str) -> bool:
-    """Whether what is used under these terms uses up what the next ones include.
-
-    A plan that is changed and add-ons that are bought keep to the period; a contract has
-    included units of its own.
-    """
-    return terms_id.startswith(OF_VERSION)
-
-
-def in_turn(
-    prices: Mapping[str, rating.Price | None],
-) -> list[tuple[str, rating.Price | None]]:
-    """The terms of one period, those that include fewer units first.
-
-    Within a period what an account has only grows: what takes away waits for its end.
-    """
-
-    def included(its_id: str) -> tuple[int, str]:
-        its_price = prices[its_id]
-        return sum(meter.included_units for meter in its_price.meters) if its_price else 0, its_id
-
-    return [(its_id, prices[its_id]) for its_id in sorted(prices, key=included)]
-
-
-def _contract_price(contract: Contract) -> rating.Price:
-    calls = rating.MeterPrice(
-        CALLS,
-        contract.included_calls,
-        "graduated",
-        rating.parse_tiers(contract.tiers, "graduated"),
-        rating.parse_special(contract.special_prices, "graduated"),
-    )
-    return rating.Price(contract.currency, contract.base_price_minor, (calls,))
-
-
-def _version_price(version: PlanVersion, add_ons: Iterable[AddOn]) -> rating.Price:
-    further = _further_units(add_ons)
-    meters = tuple(
-        rating.MeterPrice(
-            meter.meter.name,
-            meter.included_units + further[meter.meter.name],
-            meter.tier_mode,
-            rating.parse_tiers(meter.tiers, meter.tier_mode),
-            rating.parse_special(meter.special_prices, meter.tier_mode),
-        )
-        for meter in version.meters.select_related("meter").order_by("meter")
-    )
-    return rating.Price(version.currency, version.base_price_minor, meters)
-
-
-def _further_units(add_ons: Iterable[AddOn]) -> Counter[str]:
-    """What add-ons include, by meter."""
-    further = Counter[str]()
-    for one in add_ons:
-        if one.meter:
-            further[one.meter.name] += one.included_units
-    return further
+    return pricing.id_of_version(has.subscription.version_id, has.add_ons)
 
 
 def _access(subscription: Subscription, now: datetime) -> tuple[Entitlement.State, datetime | None]:
@@ -350,7 +242,7 @@ def _of_plan(subscription: Subscription, add_ons: Sequence[AddOn]) -> Terms:
     """
     version = subscription.version
     stops = subscription.overage == Subscription.Overage.STOP
-    further, faster = _further_units(add_ons), sum(one.rate_per_second for one in add_ons)
+    further, faster = pricing.further_units(add_ons), sum(one.rate_per_second for one in add_ons)
     return Terms(
         rate_per_second=version.rate_per_second + faster,
         burst=version.burst + faster,
@@ -420,18 +312,20 @@ def _earlier(account_id: UUID, has: Standing, now: datetime) -> Earlier | None:
     for its_id, under_it in groupby(
         usage.priced_units(account_id, start, end), attrgetter("terms_id")
     ):
-        by_terms.setdefault(priced_as(its_id), []).extend(under_it)
-    by_terms.pop(priced_as(terms_id(has)), None)
+        by_terms.setdefault(pricing.priced_as(its_id), []).extend(under_it)
+    by_terms.pop(pricing.priced_as(terms_id(has)), None)
     spent, units, before = 0, Counter[str](), rating.NOTHING
-    for its_id, its_price in in_turn({its_id: price_of(its_id) for its_id in by_terms}):
+    for its_id, its_price in pricing.in_turn(
+        {its_id: pricing.price_of(its_id) for its_id in by_terms}
+    ):
         if its_price is None or its_price.currency != has.currency:
             continue
-        carried = before if carries_over(its_id) else rating.NOTHING
+        carried = before if pricing.carries_over(its_id) else rating.NOTHING
         lines = rating.rate(its_price, by_terms[its_id], carried)[1:]
         spent += sum(line.amount_minor for line in lines)
         for quantity in by_terms[its_id]:
             units[quantity.meter] += quantity.units
-        if carries_over(its_id):
+        if pricing.carries_over(its_id):
             before = before.then(its_price, lines)
     if not units:
         return None
@@ -445,7 +339,7 @@ def _carried(has: Standing, before: rating.Before) -> tuple[dict[str, int], dict
     """
     priced = has.price
     left, reached = dict[str, int](), dict[str, int]()
-    if priced is None or not carries_over(terms_id(has)):
+    if priced is None or not pricing.carries_over(terms_id(has)):
         return left, reached
     for meter in priced.meters:
         if used := before.units.get(meter.meter):

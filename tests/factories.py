@@ -7,7 +7,7 @@ from itertools import count
 
 from django.utils import timezone
 
-from billing import catalogue, periods, terms
+from billing import catalogue, periods, pricing
 from billing.models import AddOn, PlanVersion, Subscription
 from gateway.models import Api, Meter, Operation
 from gateway.usage import PricedUnits
@@ -70,7 +70,7 @@ def make_add_on(slug: str, **fields: object) -> AddOn:
 def subscribed(account: Account, version: PlanVersion, now: datetime) -> Subscription:
     """A paid subscription as rows alone, begun at some moment: no provider knows of it."""
     start = now.replace(microsecond=0)
-    months = terms.months_of(version)
+    months = pricing.months_of(version)
     return Subscription.objects.create(
         account=account,
         version=version,

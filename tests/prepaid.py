@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import count
 from uuid import UUID
 
-from billing import catalogue, subscriptions, terms
+from billing import catalogue, pricing, subscriptions, terms
 from billing.models import (
     CreditPack,
     PastIncluded,
@@ -59,7 +59,7 @@ def make_pack(amount: int = 1000, price_minor: int = 10_00, **fields) -> CreditP
 def subscribed(version: PlanVersion, account: Account | None = None, **fields) -> Subscription:
     """A subscription at the sandbox from `START` on, without a visit to its checkout."""
     account = account or make_account()
-    months = terms.months_of(version)
+    months = pricing.months_of(version)
     subscription = Subscription.objects.create(
         account=account,
         version=version,

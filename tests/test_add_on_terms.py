@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from django.db import transaction
 
-from billing import accounts, add_ons, catalogue, plan_changes, terms
+from billing import accounts, add_ons, catalogue, plan_changes, pricing, terms
 from billing.models import PlanMeter, PlanVersion, SpendCap, SubscriptionAddOn
 from gateway.models import Meter, UsageRollup
 from keys.entitlements import Terms
@@ -94,10 +94,10 @@ def test_usage_remembers_the_add_ons_that_it_was_made_under(basic):
 
     its_id = terms.terms_id(has)
     assert its_id == f"version:{basic.pk}+{first.pk}+{second.pk}"
-    assert terms.price_of(its_id) == has.price
-    assert terms.price_of(its_id).meters[0].included_units == 60_000
-    assert terms.price_of(f"version:{basic.pk}").meters[0].included_units == 10_000
-    assert terms.version_id_of(its_id) == basic.pk
+    assert pricing.price_of(its_id) == has.price
+    assert pricing.price_of(its_id).meters[0].included_units == 60_000
+    assert pricing.price_of(f"version:{basic.pk}").meters[0].included_units == 10_000
+    assert pricing.version_id_of(its_id) == basic.pk
 
 
 def test_an_add_on_that_ended_grants_and_costs_nothing(basic):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from billing import money, rating, terms
+from billing import money, pricing, rating
 from billing.models import AddOn
 from billing.providers import Item, Offer, Order
 
@@ -45,7 +45,7 @@ def of_new(offer: Offer) -> tuple[Metered, ...]:
     Keystile also where the buyer might want an add-on that grows what is free.
     """
     on_sale = AddOn.objects.filter(published_at__isnull=False, retired_at=None)
-    billed = _billed(terms.price_of(offer.item.key))
+    billed = _billed(pricing.price_of(offer.item.key))
     if not offer.item.amount_minor or on_sale.filter(meter__name__in=billed).exists():
         return ()
     return of_offer(offer) or ()
@@ -53,7 +53,7 @@ def of_new(offer: Offer) -> tuple[Metered, ...]:
 
 def of_offer(offer: Offer) -> tuple[Metered, ...] | None:
     """What the plan's usage costs in Dodo's way; None where that can't say it."""
-    price = terms.price_of(offer.item.key)
+    price = pricing.price_of(offer.item.key)
     billed = _billed(price)
     if price is None or not billed:
         return ()
@@ -67,7 +67,7 @@ def of_offer(offer: Offer) -> tuple[Metered, ...] | None:
 
 def may_have(items: tuple[Item, ...]) -> bool:
     """Whether a plan whose usage Dodo charges may have these add-ons, which `items` end with."""
-    return not _granted(items[1:]) & _billed(terms.price_of(items[0].key))
+    return not _granted(items[1:]) & _billed(pricing.price_of(items[0].key))
 
 
 def express(meter: rating.MeterPrice, currency: str) -> Metered | None:
