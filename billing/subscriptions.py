@@ -13,15 +13,11 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
-from allauth.account.models import EmailAddress
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
 from billing import (
     accounts,
-    catalogue,
     charges,
     contents,
     history,
@@ -34,7 +30,7 @@ from billing import (
 )
 from billing.accounts import Account
 from billing.contents import Happened
-from billing.models import BillingEvent, Plan, PlanVersion, Subscription
+from billing.models import BillingEvent, PlanVersion, Subscription
 from billing.providers import SubscriptionState
 from billing.states import IllegalMove, State
 from billing.terms import NO_PROVIDER
@@ -60,14 +56,6 @@ class NoSubscription(Exception):
     """The account has no subscription that this could be done to."""
 
 
-class AddressNotVerified(Exception):
-    """Free needs an address that was proved."""
-
-
-class FreeTaken(Exception):
-    """This person has another account on Free, or had one within its last period."""
-
-
 @dataclass(frozen=True)
 class Fetched:
     """A subscription as its provider had it after this ticket was taken."""
@@ -82,49 +70,6 @@ def alive(account: Account) -> Subscription | None:
 
 
 # ------------------------------------------------------------------ beginnings
-
-
-def start_free(account: Account, user: AbstractBaseUser, now: datetime) -> Subscription:
-    """Subscribes the account to Free and issues its first key.
-
-    Free ended and taken again goes on in the same period: its quota comes once a month.
-    Raises `AddressNotVerified`, `AlreadySubscribed`, `FreeTaken`; `Plan.DoesNotExist` where
-    the seller offers no free plan.
-    """
-    if not EmailAddress.objects.filter(user=user, verified=True).exists():
-        raise AddressNotVerified
-    plan = Plan.objects.filter(kind=Plan.Kind.FREE, listed=True)[:1].get()
-    version = catalogue.current(plan.slug)
-    if version is None:
-        raise Plan.DoesNotExist
-    with transaction.atomic():
-        _hold(user)
-        owner = accounts.locked(account.pk)
-        if alive(owner):
-            raise AlreadySubscribed
-        running = (
-            Subscription.objects.filter(provider=NO_PROVIDER, period_end__gt=now)
-            .filter(Q(started_by_id=user.pk) | Q(account_id=owner.pk))
-            .order_by("-started_at")
-        )
-        if any(free.account_id != owner.pk for free in running):
-            raise FreeTaken
-        begun = running.first()
-        start = begun.period_start if begun else now.replace(microsecond=0)
-        anchor_day = begun.anchor_day if begun else start.day
-        subscription = Subscription.objects.create(
-            account_id=owner.pk,
-            version=version,
-            provider=NO_PROVIDER,
-            state=State.ACTIVE,
-            started_at=now,
-            started_by_id=user.pk,
-            period_start=start,
-            period_end=begun.period_end if begun else periods.add_months(start, 1, anchor_day),
-            anchor_day=anchor_day,
-        )
-        _started(owner, subscription, now)
-    return subscription
 
 
 def start_paid(
@@ -176,7 +121,7 @@ def start_paid(
         synced_at=now,
     )
     payments.apply(account, subscription, provider, state.payments, fetched.ticket, now)
-    _started(account, subscription, now, **data)
+    begun(account, subscription, now, **data)
     return subscription
 
 
@@ -228,7 +173,8 @@ def move(
     return subscription
 
 
-def _started(account: Account, subscription: Subscription, now: datetime, **data: str) -> None:
+def begun(account: Account, subscription: Subscription, now: datetime, **data: str) -> None:
+    """What a new row means: the entitlement, the first key, its line of history."""
     terms.refresh(account.pk, now)
     issuance.issue_first(account, now)
     history.record(Kind.STARTED, account.pk, now, subscription=subscription, **data)
@@ -445,8 +391,3 @@ def end(subscription: Subscription, now: datetime) -> None:
 
 def _alive() -> QuerySet[Subscription]:
     return Subscription.objects.exclude(state=State.ENDED).select_related("version__plan")
-
-
-def _hold(user: AbstractBaseUser) -> None:
-    """Waits for this person's other requests for Free."""
-    get_user_model().objects.select_for_update(no_key=True).get(pk=user.pk)

@@ -14,7 +14,7 @@ from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
-from billing import catalogue, checkout, subscriptions
+from billing import catalogue, checkout, free_plan, subscriptions
 from billing.models import Checkout, Plan, PlanVersion
 from billing.providers import ProviderUnavailable
 from keys import clock, issuance
@@ -179,12 +179,12 @@ def _start_checkout(request: AccountRequest, version: PlanVersion) -> HttpRespon
 
 def _start_free(request: AccountRequest, version: PlanVersion) -> HttpResponse:
     try:
-        subscriptions.start_free(request.account, request.user, clock.now())
-    except subscriptions.AddressNotVerified:
+        free_plan.start(request.account, request.user, clock.now())
+    except free_plan.AddressNotVerified:
         return redirect(_verify_url(version.plan))
     except subscriptions.AlreadySubscribed:
         return _offer(request, version, status=409)
-    except subscriptions.FreeTaken:
+    except free_plan.FreeTaken:
         trouble = "There is one Free plan per person, and you have it in another account."
         return _offer(request, version, trouble=trouble, status=409)
     return redirect("overview")

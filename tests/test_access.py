@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import catalogue, subscriptions
+from billing import catalogue, free_plan
 from billing.models import Checkout
 from keys import issuance
 from keys.models import ApiKey
@@ -33,7 +33,7 @@ def account(redis_clean):
     owner = make_user()
     EmailAddress.objects.create(user=owner, email=owner.email, verified=True)
     account = make_account(owner)
-    subscriptions.start_free(account, owner, timezone.now())
+    free_plan.start(account, owner, timezone.now())
     return account
 
 

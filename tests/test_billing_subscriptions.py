@@ -6,14 +6,13 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.utils import timezone
 
-from billing import checkout, deadlines, subscriptions, tasks, terms
+from billing import checkout, deadlines, free_plan, subscriptions, tasks, terms
+from billing.free_plan import AddressNotVerified, FreeTaken
 from billing.models import BillingEvent, Contract, PastIncluded, Subscription
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxDelivery, SandboxOrder
 from billing.subscriptions import (
-    AddressNotVerified,
     AlreadySubscribed,
-    FreeTaken,
     IllegalMove,
     NoSubscription,
 )
@@ -36,7 +35,7 @@ def make_verified_account(user=None):
 
 def start_free(now=JANUARY_31):
     account, owner = make_verified_account()
-    return account, subscriptions.start_free(account, owner, now)
+    return account, free_plan.start(account, owner, now)
 
 
 def kinds(account):
@@ -74,7 +73,7 @@ def test_free_wants_a_proved_address(plans):
     account = make_account()
 
     with pytest.raises(AddressNotVerified):
-        subscriptions.start_free(account, account.members.get(), JANUARY_31)
+        free_plan.start(account, account.members.get(), JANUARY_31)
 
     assert account.keys.count() == 0
     assert not Entitlement.objects.filter(account=account).exists()
@@ -86,9 +85,9 @@ def test_free_starts_once_per_account_and_once_per_person(plans):
     other, _ = make_verified_account(owner)
 
     with pytest.raises(AlreadySubscribed):
-        subscriptions.start_free(account, owner, JANUARY_31)
+        free_plan.start(account, owner, JANUARY_31)
     with pytest.raises(FreeTaken):
-        subscriptions.start_free(other, owner, JANUARY_31)
+        free_plan.start(other, owner, JANUARY_31)
 
 
 def test_free_ended_and_taken_again_goes_on_in_its_period(plans):
@@ -98,8 +97,8 @@ def test_free_ended_and_taken_again_goes_on_in_its_period(plans):
     other, _ = make_verified_account(owner)
 
     with pytest.raises(FreeTaken):
-        subscriptions.start_free(other, owner, JANUARY_31 + timedelta(days=6))
-    again = subscriptions.start_free(account, owner, JANUARY_31 + timedelta(days=6))
+        free_plan.start(other, owner, JANUARY_31 + timedelta(days=6))
+    again = free_plan.start(account, owner, JANUARY_31 + timedelta(days=6))
 
     assert (again.period_start, again.period_end) == (first.period_start, first.period_end)
     assert account.keys.count() == 1

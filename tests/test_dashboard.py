@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import subscriptions
+from billing import free_plan, subscriptions
 from gateway import ledger, partitions
 from keys import issuance, records
 from keys.models import Entitlement
@@ -43,7 +43,7 @@ def browser(account):
 
 
 def start_free(account):
-    return subscriptions.start_free(account, account.members.get(), timezone.now())
+    return free_plan.start(account, account.members.get(), timezone.now())
 
 
 def claim_first(account):

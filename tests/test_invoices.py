@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import contracts, explanations, invoices, subscriptions, tasks, terms
+from billing import contracts, explanations, free_plan, invoices, tasks, terms
 from billing.models import Contract, Invoice, InvoiceCounter, InvoiceLine, PlanMeter, PlanVersion
 from gateway import chain
 from gateway.models import LedgerHour, Meter, UsageEvent
@@ -131,7 +131,7 @@ def test_a_yearly_plan_has_its_usage_by_the_month_and_its_base_price_once_a_year
 def test_a_purchase_ends_the_free_period_and_its_price_is_on_the_receipt(account, plans):
     owner = account.members.get()
     owner.emailaddress_set.create(email=owner.email, verified=True)
-    subscriptions.start_free(account, owner, MARCH)
+    free_plan.start(account, owner, MARCH)
     use(account, MARCH + DAY, 400)
     subscribe(account, plans["basic"], MARCH + 9 * DAY)
     use(account, MARCH + 10 * DAY, 10_500)

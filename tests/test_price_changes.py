@@ -6,7 +6,7 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.utils import timezone
 
-from billing import catalogue, deadlines, plan_changes, price_changes, subscriptions
+from billing import catalogue, deadlines, free_plan, plan_changes, price_changes, subscriptions
 from billing.models import BillingEvent, PlanMeter, PlanVersion, PriceChange, PriceMove
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxOrder
@@ -194,7 +194,7 @@ def test_who_cancels_or_leaves_is_not_moved(shop, basic):
 def test_free_moves_with_its_next_period(shop):
     user = make_user()
     EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
-    free = subscriptions.start_free(make_account(user), user, NOW)
+    free = free_plan.start(make_account(user), user, NOW)
     new = dearer(free.version, base=0)
     change = change_to(new, in_days=30)
     price_changes.announce(change, NOW)

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import subscriptions
+from billing import free_plan, subscriptions
 from billing.models import Checkout, Contract, Plan, Subscription
 from keys import issuance, tokens
 from keys.models import ApiKey
@@ -118,7 +118,7 @@ def test_a_second_free_account_of_a_person_is_refused_with_a_reason(account, bro
     user = account.members.get()
     other = make_account()
     other.memberships.create(user=user, role="admin")
-    subscriptions.start_free(other, user, timezone.now())
+    free_plan.start(other, user, timezone.now())
 
     answer = browser.post("/buy/free/")
 

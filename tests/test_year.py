@@ -23,6 +23,7 @@ from billing import (
     auto_top_ups,
     catalogue,
     contracts,
+    free_plan,
     plan_changes,
     rehearsal,
     subscriptions,
@@ -230,7 +231,7 @@ def begin(shop: Shop, customer: Customer) -> None:
     owner = customer.account.members.get()
     if customer.name == "free":
         EmailAddress.objects.create(user=owner, email=owner.email, verified=True, primary=True)
-        subscriptions.start_free(customer.account, owner, now)
+        free_plan.start(customer.account, owner, now)
     elif customer.name == "contract":
         Contract.objects.create(
             account=customer.account,
