@@ -1,6 +1,5 @@
 """The one settings file. Every value that differs between places comes from the environment."""
 
-import logging
 import re
 import ssl
 from base64 import b64decode
@@ -11,12 +10,10 @@ from urllib.parse import urlsplit
 
 import django_stubs_ext
 import environ
-import structlog
-from celery.beat import SchedulingError
-from celery.schedules import crontab
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError
+
+from portal import beat, logs
 
 # Lets classes that are generic in their stubs be subscripted at run time: ModelAdmin[Plan].
 django_stubs_ext.monkeypatch()
@@ -322,98 +319,9 @@ CELERY_TASK_DEFAULT_QUEUE = "keystile"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    # `expires`: a tick that found no worker in time is dropped, the next one does its work.
-    "drain usage": {"task": "gateway.tasks.drain", "schedule": 1, "options": {"expires": 1}},
-    "sweep opens": {"task": "gateway.tasks.sweep", "schedule": 10, "options": {"expires": 10}},
-    "make partitions": {"task": "gateway.tasks.make_partitions", "schedule": 3600},
-    "close hours": {
-        "task": "gateway.tasks.close_hours",
-        "schedule": 60,
-        "options": {"expires": 60},
-    },
-    "drop partitions": {"task": "gateway.tasks.drop_partitions", "schedule": 3600},
-    "check counters": {"task": "gateway.tasks.check_counters", "schedule": crontab(minute=7)},
-    "fill redis": {"task": "gateway.tasks.fill_redis", "schedule": 1, "options": {"expires": 1}},
-    "publish keys": {"task": "keys.tasks.republish", "schedule": 10, "options": {"expires": 10}},
-    "publish routes": {
-        "task": "gateway.tasks.republish_routes",
-        "schedule": 10,
-        "options": {"expires": 10},
-    },
-    "process inbox": {
-        "task": "billing.tasks.process_waiting",
-        "schedule": 5,
-        "options": {"expires": 5},
-    },
-    "sync checkouts": {
-        "task": "billing.tasks.sync_open_checkouts",
-        "schedule": 15,
-        "options": {"expires": 15},
-    },
-    "sync top-ups": {
-        "task": "billing.tasks.sync_open_top_ups",
-        "schedule": 15,
-        "options": {"expires": 15},
-    },
-    "buy credits": {
-        "task": "billing.tasks.buy_credits",
-        "schedule": 10,
-        "options": {"expires": 10},
-    },
-    "begin months": {
-        "task": "billing.tasks.begin_months",
-        "schedule": 60,
-        "options": {"expires": 60},
-    },
-    "advance subscriptions": {
-        "task": "billing.tasks.advance_subscriptions",
-        "schedule": 60,
-        "options": {"expires": 60},
-    },
-    "forget key requests": {"task": "portal.tasks.forget_key_requests", "schedule": 3600},
-    "collect shipments": {
-        "task": "billing.tasks.collect_shipments",
-        "schedule": SHIPPING_SECONDS,
-        "options": {"expires": SHIPPING_SECONDS},
-    },
-    "send shipments": {
-        "task": "billing.tasks.send_shipments",
-        "schedule": 10,
-        "options": {"expires": 10},
-    },
-    "reconcile providers": {
-        "task": "billing.tasks.reconcile_providers",
-        "schedule": crontab(hour="4", minute="10"),
-    },
-    "collect money": {
-        "task": "billing.tasks.collect_money",
-        "schedule": 30,
-        "options": {"expires": 30},
-    },
-    "close invoices": {
-        "task": "billing.tasks.close_invoices",
-        "schedule": 300,
-        "options": {"expires": 300},
-    },
-    "find drift": {
-        "task": "billing.tasks.find_drift",
-        "schedule": 300,
-        "options": {"expires": 300},
-    },
-    "advance price changes": {
-        "task": "billing.tasks.advance_price_changes",
-        "schedule": 300,
-        "options": {"expires": 300},
-    },
-    "announce": {"task": "portal.tasks.announce", "schedule": 3, "options": {"expires": 3}},
-}
-if PAYMENT_PROVIDER == "sandbox":
-    CELERY_BEAT_SCHEDULE["sandbox deliveries"] = {
-        "task": "billing.tasks.sandbox_tick",
-        "schedule": 1,
-        "options": {"expires": 1},
-    }
+CELERY_BEAT_SCHEDULE = beat.schedule(
+    shipping_seconds=SHIPPING_SECONDS, with_sandbox=PAYMENT_PROVIDER == "sandbox"
+)
 
 # ------------------------------------------------------------------ API
 REST_FRAMEWORK = {
@@ -447,75 +355,4 @@ WHITENOISE_AUTOREFRESH = DEBUG
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
 LOG_JSON = env.bool("LOG_JSON", default=not DEMO)
-_shared_processors: list[Any] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-]
-_renderers: list[Any]
-if LOG_JSON:
-    _shared_processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
-    _renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-else:
-    # The supervisor stamps each line. Plain tracebacks: rich ones print local variables, secrets
-    # among them.
-    plain = structlog.dev.plain_traceback
-    _renderers = [
-        structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=plain)
-    ]
-structlog.configure(
-    processors=[*_shared_processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-    logger_factory=structlog.stdlib.LoggerFactory(),
-    cache_logger_on_first_use=True,
-)
-
-
-def _without_traceback_below_500(record: logging.LogRecord) -> bool:
-    """A refusal is an answer, not a fault: one line says it."""
-    if getattr(record, "status_code", 500) < 500:
-        record.exc_info = None
-    return True
-
-
-def _without_traceback_of_outages(record: logging.LogRecord) -> bool:
-    """A store that is away is one line for each task or tick that misses it, not a page."""
-    cause = record.exc_info[1] if record.exc_info else None
-    if isinstance(cause, (SchedulingError, OperationalError)):
-        record.msg, record.args = record.getMessage().splitlines()[0], ()
-        record.exc_info = None
-    return True
-
-
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "filters": {
-        "short": {
-            "()": "django.utils.log.CallbackFilter",
-            "callback": _without_traceback_below_500,
-        },
-        "no_outages": {
-            "()": "django.utils.log.CallbackFilter",
-            "callback": _without_traceback_of_outages,
-        },
-    },
-    "formatters": {
-        "events": {
-            "()": structlog.stdlib.ProcessorFormatter,
-            "foreign_pre_chain": _shared_processors,
-            "processors": [
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers,
-            ],
-        }
-    },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "events"}},
-    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
-    "loggers": {
-        "celery": {"level": "WARNING"},
-        "celery.app.trace": {"filters": ["no_outages"]},
-        "celery.beat": {"level": "WARNING", "filters": ["no_outages"]},
-        "django.request": {"filters": ["short"]},
-        "uvicorn.error": {"level": "WARNING"},
-    },
-}
+LOGGING = logs.configuration(json=LOG_JSON, level=env.str("LOG_LEVEL", default="INFO"))
