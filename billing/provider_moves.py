@@ -17,7 +17,14 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 from django.db.models import QuerySet
 
-from billing import catalogue, checkout, contents, plan_changes, providers, subscriptions
+from billing import (
+    catalogue,
+    checkout,
+    contents,
+    providers,
+    subscriptions,
+    wishes,
+)
 from billing.accounts import Account
 from billing.models import Checkout, Subscription
 from billing.states import State
@@ -48,7 +55,7 @@ def start(account: Account, *, user: AbstractBaseUser, now: datetime) -> Checkou
         raise CannotMove("The plan is paid where it should be; there is nothing to move.")
     if held.state != State.ACTIVE or held.cancel_at_period_end:
         raise CannotMove("Only a plan that is paid and goes on can move.")
-    if plan_changes.is_planned(held):
+    if wishes.is_planned(held):
         raise CannotMove("Something changes when the period ends. Withdraw that, or wait for it.")
     if held.period_end - now < _AHEAD:
         raise CannotMove("The period is about to end. Please wait until it has been renewed.")

@@ -26,13 +26,13 @@ from billing import (
     contents,
     estimates,
     money,
-    plan_changes,
     price_changes,
     provider_moves,
     rating,
     subscriptions,
     terms,
     topups,
+    wishes,
 )
 from billing.models import Checkout, PastIncluded, SpendCap, Subscription
 from billing.models.allowances import MAX_CAP_MINOR
@@ -149,8 +149,7 @@ def _page(
             "entitlement": entitlement,
             "contract": has.contract,
             "subscription": has.subscription,
-            "is_new_price": has.subscription is not None
-            and plan_changes.is_new_price(has.subscription),
+            "is_new_price": has.subscription is not None and wishes.is_new_price(has.subscription),
             "version": version,
             "promises": catalogue.promises(version),
             "add_ons": contents.alive(has.subscription).select_related("add_on")

@@ -14,12 +14,21 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from billing import catalogue, contents, plan_changes, provider_moves, providers, subscriptions
+from billing import (
+    catalogue,
+    contents,
+    plan_changes,
+    provider_moves,
+    providers,
+    subscriptions,
+    wishes,
+)
 from billing.models import Subscription
-from billing.plan_changes import Hindered, NotOffered, Obstacle, OutOfDate, Wish
+from billing.plan_changes import Hindered, OutOfDate
 from billing.providers import Changed, Declined, ProviderUnavailable
 from billing.subscriptions import NoSubscription
 from billing.terms import NO_PROVIDER
+from billing.wishes import NotOffered, Obstacle, Wish
 from keys import clock, issuance
 from keys.models import ApiKey
 from portal.access import AccountRequest, member
@@ -65,11 +74,11 @@ def _subscription(request: AccountRequest) -> Subscription:
 def change(request: AccountRequest) -> HttpResponse:
     """What the plan could be changed to, in the order of the price list."""
     subscription = _subscription(request)
-    hindrance = plan_changes.obstacle(subscription)
-    planned = plan_changes.is_planned(subscription)
+    hindrance = wishes.obstacle(subscription)
+    planned = wishes.is_planned(subscription)
     choices = [
         wish
-        for wish in plan_changes.choices(subscription)
+        for wish in wishes.choices(subscription)
         if not hindrance and not (planned and wish.at == "now")
     ]
     return render(
@@ -78,7 +87,7 @@ def change(request: AccountRequest) -> HttpResponse:
         {
             "nav": "billing",
             "subscription": subscription,
-            "is_new_price": plan_changes.is_new_price(subscription),
+            "is_new_price": wishes.is_new_price(subscription),
             "obstacle": OBSTACLES.get(hindrance) if hindrance else "",
             "planned": OBSTACLES[Obstacle.PLANNED] if planned else "",
             "choices": [(wish, catalogue.promises(wish.version)) for wish in choices],
@@ -93,7 +102,7 @@ def change_to(request: AccountRequest, version_id: int) -> HttpResponse:
     """Says what the change takes and means; a POST does it."""
     subscription = _subscription(request)
     try:
-        wish = plan_changes.choice(subscription, version_id)
+        wish = wishes.choice(subscription, version_id)
     except NotOffered:
         raise Http404 from None
     name = wish.version.plan.name
@@ -131,7 +140,7 @@ def change_withdraw(request: AccountRequest) -> HttpResponse:
 def add_ons(request: AccountRequest) -> HttpResponse:
     """Those that the account has, and those that it could have."""
     subscription = _subscription(request)
-    hindrance = plan_changes.obstacle(subscription)
+    hindrance = wishes.obstacle(subscription)
     return render(
         request,
         "purchase/add_ons.html",
@@ -140,7 +149,7 @@ def add_ons(request: AccountRequest) -> HttpResponse:
             "subscription": subscription,
             "obstacle": OBSTACLES.get(hindrance) if hindrance else "",
             "held": contents.alive(subscription).select_related("add_on__meter"),
-            "on_sale": plan_changes.add_ons_on_sale(subscription),
+            "on_sale": wishes.add_ons_on_sale(subscription),
         },
     )
 
@@ -152,7 +161,7 @@ def add_on_buy(request: AccountRequest, add_on_id: int) -> HttpResponse:
     """Says what one more takes; a POST buys it."""
     subscription = _subscription(request)
     try:
-        wish = plan_changes.with_add_on(subscription, add_on_id)
+        wish = wishes.with_add_on(subscription, add_on_id)
     except NotOffered:
         raise Http404 from None
     name = wish.add_ons[-1].name

@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 import pytest
 from django.db import transaction
 
-from billing import accounts, add_ons, catalogue, plan_changes, pricing, terms
+from billing import (
+    accounts,
+    add_ons,
+    catalogue,
+    pricing,
+    terms,
+    wishes,
+)
 from billing.models import PlanMeter, PlanVersion, SpendCap, SubscriptionAddOn
 from gateway.models import Meter, UsageRollup
 from keys.entitlements import Terms
@@ -254,7 +261,7 @@ def test_no_more_add_ons_are_sold_than_usage_can_carry_the_ids_of(basic):
     for number in range(9):
         make_add_on(f"extra-{number}", pk=1000 + number)
 
-    while further := plan_changes.add_ons_on_sale(subscription):
+    while further := wishes.add_ons_on_sale(subscription):
         SubscriptionAddOn.objects.create(
             subscription=subscription, add_on=further[0], started_at=NOW
         )

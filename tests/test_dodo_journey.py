@@ -6,7 +6,15 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from billing import accounts, charges, collecting, plan_changes, refunds, subscriptions
+from billing import (
+    accounts,
+    charges,
+    collecting,
+    plan_changes,
+    refunds,
+    subscriptions,
+    wishes,
+)
 from billing.models import Charge, Refund, Subscription
 from billing.providers import ChargeLine
 from portal.models import Account
@@ -18,7 +26,7 @@ from tests.shop import published
 def upgrade(trade, account: Account):
     now = timezone.now()
     subscription = subscriptions.alive(account)
-    wish = plan_changes.to_version(subscription, trade.shop.plans["pro"])
+    wish = wishes.to_version(subscription, trade.shop.plans["pro"])
     quote = plan_changes.quote(subscription, wish, now)
     return quote, plan_changes.change_now(account, wish, quote.as_of, now)
 

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing import plan_changes, subscriptions
-from billing.plan_changes import Hindered, NotOffered, Obstacle, OutOfDate
+from billing import plan_changes, subscriptions, wishes
+from billing.plan_changes import Hindered, OutOfDate
 from billing.providers import ProviderUnavailable
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxFaults, SandboxOrder, SandboxPayment
+from billing.wishes import NotOffered, Obstacle
 from keys.models import Entitlement
 from tests.factories import make_account, make_add_on, make_version
 
@@ -55,7 +56,7 @@ def renew(subscription, at=RENEWAL):
 
 def test_an_upgrade_takes_what_was_shown_and_holds_at_once(account, basic, quiet_shop):
     pro = quiet_shop.plans["pro"]
-    wish = plan_changes.choice(basic, pro.pk)
+    wish = wishes.choice(basic, pro.pk)
     quote = plan_changes.quote(basic, wish, HALFWAY)
 
     later = HALFWAY + timedelta(minutes=10)
@@ -79,7 +80,7 @@ def test_an_upgrade_takes_what_was_shown_and_holds_at_once(account, basic, quiet
 
 
 def test_unpaid_means_not_upgraded(account, basic, quiet_shop):
-    wish = plan_changes.choice(basic, quiet_shop.plans["pro"].pk)
+    wish = wishes.choice(basic, quiet_shop.plans["pro"].pk)
     SandboxOrder.objects.update(declines=True)
 
     outcome = change_now(account, wish)
@@ -92,7 +93,7 @@ def test_unpaid_means_not_upgraded(account, basic, quiet_shop):
 
 
 def test_the_same_quote_sent_twice_is_paid_once(account, basic, quiet_shop):
-    wish = plan_changes.choice(basic, quiet_shop.plans["pro"].pk)
+    wish = wishes.choice(basic, quiet_shop.plans["pro"].pk)
 
     outcomes = [change_now(account, wish).kind for _ in range(2)]
 
@@ -103,7 +104,7 @@ def test_the_same_quote_sent_twice_is_paid_once(account, basic, quiet_shop):
 
 def test_an_upgrade_of_which_nothing_was_heard_is_asked_about(account, basic, quiet_shop):
     """The provider did it and its answer was lost: beat finds out."""
-    wish = plan_changes.choice(basic, quiet_shop.plans["pro"].pk)
+    wish = wishes.choice(basic, quiet_shop.plans["pro"].pk)
     SandboxFaults.objects.create(unanswered=100)
 
     with pytest.raises(ProviderUnavailable):
@@ -120,8 +121,8 @@ def test_an_upgrade_of_which_nothing_was_heard_is_asked_about(account, basic, qu
 
 
 def test_two_changes_asked_for_at_once_do_not_undo_each_other(account, basic, quiet_shop):
-    upgrade = plan_changes.choice(basic, quiet_shop.plans["pro"].pk)
-    with_support = plan_changes.with_add_on(basic, make_add_on("support").pk)
+    upgrade = wishes.choice(basic, quiet_shop.plans["pro"].pk)
+    with_support = wishes.with_add_on(basic, make_add_on("support").pk)
 
     change_now(account, upgrade)
     with pytest.raises(NotOffered):
@@ -136,7 +137,7 @@ def test_two_changes_asked_for_at_once_do_not_undo_each_other(account, basic, qu
 
 
 def test_a_price_shown_too_long_ago_is_not_taken(account, basic, quiet_shop):
-    wish = plan_changes.choice(basic, quiet_shop.plans["pro"].pk)
+    wish = wishes.choice(basic, quiet_shop.plans["pro"].pk)
 
     for as_of in (HALFWAY - timedelta(minutes=16), HALFWAY + timedelta(seconds=1)):
         with pytest.raises(OutOfDate):
@@ -147,7 +148,7 @@ def test_a_price_shown_too_long_ago_is_not_taken(account, basic, quiet_shop):
 
 def test_the_year_of_the_same_plan_begins_at_once(account, basic, quiet_shop):
     yearly = make_version(quiet_shop.plans["basic"], base_price_minor=500_00, interval="year")
-    wish = plan_changes.choice(basic, yearly.pk)
+    wish = wishes.choice(basic, yearly.pk)
 
     quote = plan_changes.quote(basic, wish, HALFWAY)
     change_now(account, wish)
@@ -164,7 +165,7 @@ def test_the_year_of_the_same_plan_begins_at_once(account, basic, quiet_shop):
 
 def test_a_downgrade_waits_for_the_period_and_costs_nothing_now(account, pro, quiet_shop):
     basic = quiet_shop.plans["basic"]
-    wish = plan_changes.choice(pro, basic.pk)
+    wish = wishes.choice(pro, basic.pk)
 
     outcome = plan_changes.plan(account, basic, HALFWAY)
     subscriptions.sync(pro.pk, HALFWAY)
@@ -242,7 +243,7 @@ def test_nothing_is_bought_while_something_else_is_planned(account, pro, quiet_s
     pro.refresh_from_db()
 
     with pytest.raises(Hindered) as hindered:
-        plan_changes.quote(pro, plan_changes.choice(pro, dearer.pk), HALFWAY)
+        plan_changes.quote(pro, wishes.choice(pro, dearer.pk), HALFWAY)
 
     assert hindered.value.obstacle == Obstacle.PLANNED
 
@@ -261,15 +262,15 @@ def test_what_stands_in_the_way_is_said(basic, fields, obstacle):
     for name, value in fields.items():
         setattr(basic, name, value)
 
-    assert plan_changes.obstacle(basic) == obstacle
+    assert wishes.obstacle(basic) == obstacle
 
 
 def test_only_what_is_on_sale_in_the_same_currency_can_be_chosen(account, basic, quiet_shop):
     free, pro = quiet_shop.plans["free"], quiet_shop.plans["pro"]
 
-    assert [wish.version for wish in plan_changes.choices(basic)] == [pro]
+    assert [wish.version for wish in wishes.choices(basic)] == [pro]
     with pytest.raises(NotOffered):
-        plan_changes.choice(basic, free.pk)
+        wishes.choice(basic, free.pk)
 
 
 # ------------------------------------------------------------------ add-ons
@@ -277,7 +278,7 @@ def test_only_what_is_on_sale_in_the_same_currency_can_be_chosen(account, basic,
 
 def test_an_add_on_is_paid_for_the_rest_of_the_period_and_dropped_at_its_end(account, basic):
     add_on = make_add_on("support", price_minor=40_00)
-    wish = plan_changes.with_add_on(basic, add_on.pk)
+    wish = wishes.with_add_on(basic, add_on.pk)
     quote = plan_changes.quote(basic, wish, HALFWAY)
 
     change_now(account, wish)
@@ -303,7 +304,7 @@ def test_an_add_on_is_paid_for_the_rest_of_the_period_and_dropped_at_its_end(acc
 
 def test_a_dropped_add_on_can_be_kept(account, basic):
     add_on = make_add_on("support")
-    change_now(account, plan_changes.with_add_on(basic, add_on.pk))
+    change_now(account, wishes.with_add_on(basic, add_on.pk))
 
     plan_changes.drop(account, add_on.pk, HALFWAY)
     plan_changes.keep(account, add_on.pk, HALFWAY)
@@ -320,9 +321,9 @@ def test_an_add_on_goes_along_at_the_rhythm_of_the_new_plan_or_is_named_as_lost(
     support, history = make_add_on("support"), make_add_on("history")
     supported = make_add_on("support", interval="year", price_minor=100_00)
     for add_on in (support, history):
-        change_now(account, plan_changes.with_add_on(basic, add_on.pk))
+        change_now(account, wishes.with_add_on(basic, add_on.pk))
 
-    wish = plan_changes.choice(basic, yearly.pk)
+    wish = wishes.choice(basic, yearly.pk)
     change_now(account, wish)
 
     assert (wish.add_ons, wish.lost) == ((supported,), (history,))
@@ -334,4 +335,4 @@ def test_an_add_on_of_other_plans_is_not_offered(basic, quiet_shop):
     add_on.plans.add(quiet_shop.plans["pro"].plan)
 
     with pytest.raises(NotOffered):
-        plan_changes.with_add_on(basic, add_on.pk)
+        wishes.with_add_on(basic, add_on.pk)

@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import plan_changes
+from billing import plan_changes, wishes
 from billing.models import Subscription
 from billing.sandbox.models import SandboxOrder, SandboxPayment
 from portal.models import Membership
@@ -121,7 +121,7 @@ def test_what_a_plan_can_t_have_is_said_before(browser, account, pro, quiet_shop
     add_on = make_add_on("history")
     add_on.plans.add(quiet_shop.plans["pro"].plan)
     now = timezone.now()
-    plan_changes.change_now(account, plan_changes.with_add_on(pro, add_on.pk), now, now)
+    plan_changes.change_now(account, wishes.with_add_on(pro, add_on.pk), now, now)
 
     html = text_of(browser.get(reverse("change_to", args=[quiet_shop.plans["basic"].pk])))
 

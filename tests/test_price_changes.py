@@ -6,7 +6,15 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.utils import timezone
 
-from billing import catalogue, deadlines, free_plan, plan_changes, price_changes, subscriptions
+from billing import (
+    catalogue,
+    deadlines,
+    free_plan,
+    plan_changes,
+    price_changes,
+    subscriptions,
+    wishes,
+)
 from billing.models import BillingEvent, PlanMeter, PlanVersion, PriceChange, PriceMove
 from billing.sandbox import orders
 from billing.sandbox.models import SandboxOrder
@@ -214,7 +222,7 @@ def test_the_customer_cannot_withdraw_a_new_price(shop, basic):
     price_changes.announce(change, NOW)
     price_changes.advance(change.moves.get().pk, basic.period_end - timedelta(hours=1))
 
-    with pytest.raises(plan_changes.NotOffered):
+    with pytest.raises(wishes.NotOffered):
         plan_changes.withdraw(basic.account, basic.period_end - timedelta(hours=1))
 
 

@@ -3,7 +3,14 @@
 import requests
 from django.utils import timezone
 
-from billing import charges, collecting, plan_changes, refunds, subscriptions
+from billing import (
+    charges,
+    collecting,
+    plan_changes,
+    refunds,
+    subscriptions,
+    wishes,
+)
 from billing.models import Charge, Payment, ProviderEvent
 from billing.providers import ChargeLine, stripe
 from tests.factories import make_account
@@ -36,7 +43,7 @@ def test_an_upgrade_is_paid_and_holds_at_once(stripe_shop):
     subscription = bought(stripe_shop, account)
     key = account.keys.get().pk
     now = timezone.now()
-    wish = plan_changes.to_version(subscription, stripe_shop.plans["pro"])
+    wish = wishes.to_version(subscription, stripe_shop.plans["pro"])
 
     quote = plan_changes.quote(subscription, wish, now)
     changed = plan_changes.change_now(account, wish, quote.as_of, timezone.now())
@@ -55,7 +62,7 @@ def test_an_upgrade_that_is_not_paid_changes_nothing(stripe_shop):
     stripe_shop.pay(row, "decline_later")
     stripe_shop.settle()
     subscription = account.subscriptions.get()
-    wish = plan_changes.to_version(subscription, stripe_shop.plans["pro"])
+    wish = wishes.to_version(subscription, stripe_shop.plans["pro"])
     quote = plan_changes.quote(subscription, wish, timezone.now())
 
     changed = plan_changes.change_now(account, wish, quote.as_of, timezone.now())

@@ -27,6 +27,7 @@ from billing import (
     plan_changes,
     rehearsal,
     subscriptions,
+    wishes,
 )
 from billing.models import (
     Contract,
@@ -306,7 +307,7 @@ class Year:
         mover, declined = self.customers["mover"], self.customers["declined"]
         if month == UPGRADES:
             subscription = subscriptions.alive(mover.account)
-            wish = plan_changes.to_version(subscription, self.shop.plans["large"])
+            wish = wishes.to_version(subscription, self.shop.plans["large"])
             quoted = plan_changes.quote(subscription, wish, now)
             assert plan_changes.change_now(mover.account, wish, quoted.as_of, now).kind == "done"
             self.call(mover, month, ["thousand"] * 2)
