@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from keys import records
+from keys import clock, records
 from tests.dodo_trade import trade  # noqa: F401
 from tests.doors import backend, call, customer, fast_door, on_sale  # noqa: F401
 from tests.metered import at_dodo, at_stripe  # noqa: F401
@@ -25,3 +25,13 @@ def redis_clean():
     connection = records.connection()
     connection.flushdb()
     return connection
+
+
+@pytest.fixture
+def movable(settings):
+    """The clock may be moved, and tasks are done where they are sent."""
+    settings.CLOCK_CAN_MOVE = True
+    settings.CELERY_TASK_ALWAYS_EAGER = True
+    clock.forget()
+    yield
+    clock.forget()

@@ -22,15 +22,6 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def movable(settings):
-    settings.CLOCK_CAN_MOVE = True
-    settings.CELERY_TASK_ALWAYS_EAGER = True
-    clock.forget()
-    yield
-    clock.forget()
-
-
-@pytest.fixture
 def customer(shop: Shop, movable) -> Account:
     account = make_account()
     shop.buy(account, "basic", at=timezone.now())

@@ -23,15 +23,6 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def movable(settings):
-    settings.CLOCK_CAN_MOVE = True
-    settings.CELERY_TASK_ALWAYS_EAGER = True
-    clock.forget()
-    yield
-    clock.forget()
-
-
-@pytest.fixture
 def desk(client, transactional_db):
     client.force_login(User.objects.create_superuser("staff@example.com", "a long enough one"))
     return client

@@ -6,7 +6,6 @@ two of them find is corrected, and a correction that was not due is a wrong coun
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 
 import django.db
@@ -17,28 +16,20 @@ from django.utils import timezone
 from gateway import counters
 from gateway.counters import Check
 from keys import records
+from tests.torture.threads import Companion
 
 SECONDS_BETWEEN = 2
 
 
-class Comparing(threading.Thread):
+class Comparing(Companion):
     """Goes on until it is told to stop; `checks` are the comparisons that came to an end."""
 
     def __init__(self) -> None:
-        super().__init__(name="comparing")
+        super().__init__("comparing")
         self.checks: list[Check] = []
-        self._over = threading.Event()
-
-    def __enter__(self) -> Comparing:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
 
     def run(self) -> None:
-        while not self._over.wait(SECONDS_BETWEEN):
+        while not self.over.wait(SECONDS_BETWEEN):
             with suppress(redis.RedisError, django.db.Error, counters.NotComparable):
                 for partition in records.PARTITIONS:
                     self.checks.append(counters.check(partition, timezone.now()))

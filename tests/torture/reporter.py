@@ -12,13 +12,15 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.torture.threads import Companion
+
 METER = "rows"
 MOST_REPORTS = 20
 MOST_SECONDS_BETWEEN = 0.4
 SECONDS_BEFORE_AGAIN = 0.2
 
 
-class Reporter(threading.Thread):
+class Reporter(Companion):
     """Reports until it is told to stop, and then until the last ones are kept.
 
     kept:    units by account and the report's id
@@ -26,7 +28,7 @@ class Reporter(threading.Thread):
     """
 
     def __init__(self, site: str, token: str, accounts: list[str], dice: random.Random):
-        super().__init__(name="reporter")
+        super().__init__("reporter")
         self.kept: dict[tuple[str, str], int] = {}
         self.sent = 0
         self.strange: list[str] = []
@@ -34,19 +36,10 @@ class Reporter(threading.Thread):
         self._token = token
         self._accounts = accounts
         self._dice = dice
-        self._over = threading.Event()
-
-    def __enter__(self) -> Reporter:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
 
     def run(self) -> None:
         number = 0
-        while not self._over.wait(self._dice.uniform(0, MOST_SECONDS_BETWEEN)):
+        while not self.over.wait(self._dice.uniform(0, MOST_SECONDS_BETWEEN)):
             reports = []
             for _ in range(self._dice.randint(1, MOST_REPORTS)):
                 number += 1
