@@ -110,10 +110,8 @@ def travel(budget_seconds: float = 10) -> bool:
             if time.monotonic() > deadline:
                 return False
             catch_up()
-            stop = _next_stop()
-            if stop is not None:
+            if stop := _next_stop():
                 clock.move(stop)
-                continue
         if is_alone:
             catch_up()
     return under_way() is None
