@@ -52,6 +52,8 @@ def invoice_list(request: AccountRequest) -> HttpResponse:
 def invoice_page(request: AccountRequest, invoice_id: UUID) -> HttpResponse:
     invoice = get_object_or_404(closed(request.account).select_related("charge"), pk=invoice_id)
     lines = list(invoice.lines.all())
+    paid = payments.of_invoice(invoice)
+    what_for = papers.what_they_are_for(paid)
     return render(
         request,
         "invoices/page.html",
@@ -60,7 +62,8 @@ def invoice_page(request: AccountRequest, invoice_id: UUID) -> HttpResponse:
             "invoice": invoice,
             "lines": lines,
             "standing": papers.standing(invoice),
-            "payments": payments.of_invoice(invoice),
+            "paper": papers.of_the_invoice(invoice),
+            "payments": [(payment, what_for[payment.pk]) for payment in paid],
             "refunds": invoice.refunds.filter(state=Refund.State.DONE),
             "elsewhere": [line for line in lines if line.currency != invoice.currency],
         },

@@ -107,6 +107,23 @@ def test_a_member_has_a_failed_charge_tried_again(owner, invoice):
     assert "Payment failed" in text_of(owner.get(reverse("invoices")))
 
 
+def test_an_invoice_names_seller_buyer_and_the_tax_taken_with_it(owner, account, settings):
+    settings.SELLER_NAME, settings.SELLER_TAX_ID = "Holidays GmbH", "DE999"
+    BuyerDetails.objects.create(account=account, name="Söhne AG", address="Ring 1", tax_id="AT1")
+    subscription = subscribe(account, make_plans()["basic"], MARCH)
+    use(account, MARCH + DAY, 12_300)
+    tell(subscription, APRIL)
+    close(APRIL + 2 * HOUR)
+    charge = Charge.objects.get()
+    hear(account, id="pay_2", kind="charge", reference=str(charge.pk), number="", buyer={})
+
+    text = text_of(owner.get(reverse("invoice", args=[closed(account)[0].pk])))
+
+    for said in ("Holidays GmbH", "DE999", "Söhne AG", "Ring 1", "AT1", "VAT 19 % (DE)", "$9.50"):
+        assert said in text
+    assert f"</a>, {charge.description}" in text
+
+
 def test_an_invoice_says_when_it_was_paid(owner, account, invoice):
     charges.paid(Charge.objects.get(), APRIL + 3 * HOUR)
     reference = str(Charge.objects.get().pk)
