@@ -62,7 +62,7 @@ def everything(data_dir: Path, api: Api, *, staff_password: str, now: datetime) 
         "site_name": api.name,
         "api": api.slug,
         "demo_key": key,
-        "demo_call": samples.curl(key, api).replace(" \\\n  ", " "),
+        "demo_call": samples.curl(key, api).replace(" \\\n  ", " ") if key else "",
         "staff_email": STAFF_EMAIL,
         "staff_password": staff_password,
         "demo_email": BUYER_EMAIL,

@@ -332,7 +332,7 @@ class Supervisor:
             f"  Site     {site}/pricing",
             f"  Admin    {site}/admin/   {demo['staff_email']}  {demo['staff_password']}",
             f"  Mailbox  {site}/demo/mail/",
-            f"  A call   {demo['demo_call']}",
+            f"  A call   {demo['demo_call'] or 'with the key of a plan bought on the site'}",
             "",
             "  Ctrl-C stops everything.",
             "",
