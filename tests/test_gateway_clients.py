@@ -73,6 +73,9 @@ class _Parsed:
         self.body = b""
         self.complete = False
 
+    def on_message_begin(self) -> None:
+        self.complete = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields[name.decode().lower()] = value.decode("latin-1")
 
@@ -95,7 +98,8 @@ def by_httptools(method: str, port: int, target: str, fields: dict[str, str], bo
     parser = httptools.HttpResponseParser(parsed)
     with traffic.connect(port) as connection:
         connection.sendall(traffic.request_bytes(method, target, given) + b"".join(parts))
-        while not parsed.complete:
+        # An interim answer is complete, too, and the final one comes after it.
+        while not parsed.complete or parser.get_status_code() < 200:
             data = connection.recv(65536)
             if not data:
                 raise ConnectionError("broken off")
